@@ -1,0 +1,97 @@
+//! What Coffer knows of each datastore: which upgrades work, what becomes of settings, how configuration is rendered,
+//! and what its checks look at. All of it pure; agents supply the facts.
+
+pub mod redis;
+
+use serde::{Deserialize, Serialize};
+
+use crate::datastore::{Datastore, Version};
+use crate::finding::Finding;
+use crate::spec::Settings;
+
+/// What becomes of one setting at an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fate", rename_all = "snake_case")]
+pub enum Fate {
+    /// The same name and value.
+    Kept { name: String, value: String },
+    /// Another name or value that means the same.
+    Translated { name: String, value: String, to_name: String, to_value: String, reason: String },
+    /// The target does not know it, and nothing takes its place.
+    Dropped { name: String, value: String, reason: String },
+    /// Nobody set it, and the target's default is another one than before.
+    DefaultChanged { name: String, before: String, after: String, reason: String },
+    /// The target would refuse it, and leaving it out would change what the tenant asked for.
+    Refused { name: String, value: String, reason: String },
+}
+
+/// What becomes of all settings at an upgrade.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SettingsChange(pub Vec<Fate>);
+
+impl SettingsChange {
+    /// The settings that the target is started with.
+    pub fn after(&self) -> Settings {
+        self.0
+            .iter()
+            .filter_map(|fate| match fate {
+                Fate::Kept { name, value } => Some((name.clone(), value.clone())),
+                Fate::Translated { to_name, to_value, .. } => Some((to_name.clone(), to_value.clone())),
+                Fate::Dropped { .. } | Fate::DefaultChanged { .. } | Fate::Refused { .. } => None,
+            })
+            .collect()
+    }
+
+    /// What the reader of the plan should know of it: what is refused as errors, what is dropped as warnings.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.0
+            .iter()
+            .filter_map(|fate| match fate {
+                Fate::Refused { name, reason, .. } => Some(Finding::error(
+                    "settings.refused",
+                    format!("setting {name}"),
+                    reason.clone(),
+                    "change or remove it first",
+                )),
+                Fate::Dropped { name, reason, .. } => {
+                    Some(Finding::warning("settings.dropped", format!("setting {name}"), reason.clone(), ""))
+                }
+                Fate::Kept { .. } | Fate::Translated { .. } | Fate::DefaultChanged { .. } => None,
+            })
+            .collect()
+    }
+}
+
+/// Whether `to` can be reached from `from` in one step; if not, why, and by which hops.
+pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Finding> {
+    match from.datastore {
+        Datastore::Redis | Datastore::Valkey => redis::path::check(from, to, catalogue),
+        Datastore::Mysql | Datastore::Mariadb => vec![unsupported(from)],
+    }
+}
+
+/// What becomes of `settings` on the way from `from` to `to`.
+pub fn change_settings(from: &Version, to: &Version, settings: &Settings) -> SettingsChange {
+    match from.datastore {
+        Datastore::Redis | Datastore::Valkey => redis::settings::change(from, to, settings),
+        Datastore::Mysql | Datastore::Mariadb => SettingsChange::default(),
+    }
+}
+
+/// What is wrong with `settings` on `version`: unknown names, names the agent owns, values out of range.
+pub fn check_settings(version: &Version, settings: &Settings) -> Vec<Finding> {
+    match version.datastore {
+        Datastore::Redis | Datastore::Valkey => redis::settings::check(version, settings),
+        Datastore::Mysql | Datastore::Mariadb => vec![unsupported(version)],
+    }
+}
+
+fn unsupported(version: &Version) -> Finding {
+    Finding::error(
+        "datastore.unsupported",
+        version.label(),
+        format!("this Coffer does not run {} yet", version.datastore),
+        "choose one that it runs: coffer datastore list",
+    )
+}

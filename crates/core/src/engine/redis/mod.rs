@@ -1,0 +1,4 @@
+//! What Coffer knows of Redis and Valkey.
+
+pub mod path;
+pub mod settings;

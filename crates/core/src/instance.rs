@@ -1,0 +1,175 @@
+//! Instances: what is recorded of them, what their agent last saw, and the status that users read.
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::datastore::Number;
+use crate::finding::{Cause, Finding};
+use crate::id::{Epoch, FlavorId, Generation, InstanceId, OperationId, ProjectId, VersionId};
+use crate::operation::{Phase, Plan};
+use crate::plan::Step;
+use crate::spec::Settings;
+use crate::task::StepRecord;
+
+/// One database of a tenant, as it is recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub project: ProjectId,
+    pub name: String,
+    /// The version that was proven last. Never the one that is only wished for.
+    pub version: VersionId,
+    pub flavor: FlavorId,
+    pub volume_gib: u32,
+    pub address: Ipv4Addr,
+    pub generation: Generation,
+    pub settings: Settings,
+    /// Whether it has ever served.
+    pub built: bool,
+    pub fault: Option<Fault>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// What went wrong last, and what to do about it. Gone with the next operation that succeeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub cause: Cause,
+}
+
+/// What an agent saw when it last looked at its engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    pub at: Timestamp,
+    /// The generation that the agent has made true.
+    pub generation: Generation,
+    pub engine: Engine,
+    /// The version that the running engine says it is.
+    pub running: Option<Number>,
+    /// The version of the engine that last wrote the data files.
+    pub on_disk: Option<Number>,
+    pub volume_used_bytes: u64,
+    /// How the engine is isolated and what of its flavor is enforced, in sentences.
+    pub isolation: Vec<String>,
+    /// Whether temporary measures of the last section are still in force, such as an append-only file.
+    pub settling: bool,
+}
+
+/// What state an engine is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Engine {
+    /// Not started yet, or stopped on purpose.
+    Absent,
+    /// Started, not answering yet.
+    Starting,
+    /// Answers, and clients get in.
+    Serving,
+    /// It ended or does not answer; the agent tries again at `retry_at`.
+    Failed { cause: Cause, restarts: u32 },
+}
+
+/// What kind of change an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Create,
+    Upgrade,
+    Restart,
+    Delete,
+}
+
+impl Kind {
+    /// The name in records, logs, metrics and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Upgrade => "upgrade",
+            Self::Restart => "restart",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// One long-running change of one instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    pub id: OperationId,
+    pub instance: InstanceId,
+    pub project: ProjectId,
+    pub kind: Kind,
+    /// The version that the instance has when the operation is done, where it changes.
+    pub target: Option<VersionId>,
+    pub plan: Plan<Step>,
+    pub phase: Phase,
+    pub epoch: Epoch,
+    /// Every step that was taken, those inside an agent's section among them, with its times.
+    pub steps: Vec<StepRecord>,
+    pub findings: Vec<Finding>,
+    /// How long a client could not write, in microseconds.
+    pub gap_us: Option<u64>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+impl Operation {
+    /// Whether something is still to happen, by itself or by a person.
+    pub fn is_open(&self) -> bool {
+        !self.phase.is_final()
+    }
+}
+
+/// What users see as an instance's status. Trove's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Build,
+    Active,
+    Upgrade,
+    Reboot,
+    Shutdown,
+    Error,
+}
+
+impl Status {
+    /// The word on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Build => "BUILD",
+            Self::Active => "ACTIVE",
+            Self::Upgrade => "UPGRADE",
+            Self::Reboot => "REBOOT",
+            Self::Shutdown => "SHUTDOWN",
+            Self::Error => "ERROR",
+        }
+    }
+
+    /// The status of an instance with this open operation. Derived whenever it is asked for, stored nowhere.
+    pub fn of(built: bool, open: Option<(Kind, &Phase)>) -> Self {
+        match open {
+            Some((_, Phase::Stuck { .. })) => Self::Error,
+            Some((Kind::Create, _)) => Self::Build,
+            Some((Kind::Upgrade, _)) => Self::Upgrade,
+            Some((Kind::Restart, _)) => Self::Reboot,
+            Some((Kind::Delete, _)) => Self::Shutdown,
+            None if built => Self::Active,
+            None => Self::Error,
+        }
+    }
+}
+
+/// Trove's `operating_status`: empty while an operation runs, else what the agent last saw.
+pub fn operating_status(status: Status, observed: Option<&Observed>) -> &'static str {
+    if status != Status::Active {
+        return "";
+    }
+    match observed.map(|o| &o.engine) {
+        Some(Engine::Serving) => "HEALTHY",
+        Some(Engine::Starting) => "RESTARTING",
+        Some(Engine::Absent | Engine::Failed { .. }) => "SHUTDOWN",
+        None => "ERROR",
+    }
+}

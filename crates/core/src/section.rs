@@ -1,0 +1,93 @@
+//! The critical section: everything between the stop of the old engine and the opening of the new one, as one list
+//! that the agent works off alone, from its own journal, with the machine of [`crate::operation`].
+//!
+//! No round trip to the control plane and none of its database writes are in it, so a dead server, store or network
+//! neither prolongs the gap nor leaves the database down.
+//!
+//! ```text
+//!  Prepare    old serves; temporary measures are taken so that the stop is short and loses nothing
+//!  Quiesce    writes wait; what is in the database is counted and sampled       <- the gap begins
+//!  Stop       the old engine has ended cleanly
+//!  Keep       the pre-image is complete
+//!  Swap       configuration and record of the agent say the new engine
+//!  Start      the new engine runs, reachable for the agent alone
+//!  Prove      the new engine is what was asked for and holds what was counted
+//!  Open       clients get in                     <- the gap ends; the point of no return is the begin of this
+//! ```
+//!
+//! The undo of each step puts back what it may have touched: of Stop that the old engine runs, is proven and open; of
+//! Quiesce that writes go on; of Prepare that no temporary measure is left.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Generation, OperationId};
+use crate::operation::Plan;
+use crate::spec::EngineSpec;
+
+/// One step of a critical section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SectionStep {
+    Prepare,
+    Quiesce,
+    Stop,
+    Keep,
+    Swap,
+    Start,
+    Prove,
+    Open,
+}
+
+impl SectionStep {
+    /// The name in records, logs and progress displays.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Quiesce => "quiesce",
+            Self::Stop => "stop",
+            Self::Keep => "keep",
+            Self::Swap => "swap",
+            Self::Start => "start",
+            Self::Prove => "prove",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// A critical section: from which engine to which, and the steps in between.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Section {
+    /// The operation it belongs to; names the pre-image.
+    pub operation: OperationId,
+    pub from: EngineSpec,
+    pub to: EngineSpec,
+    /// The generation that the agent runs when the section is done.
+    pub generation: Generation,
+    pub plan: Plan<SectionStep>,
+}
+
+impl Section {
+    /// From one version to another, with a pre-image.
+    pub fn upgrade(operation: OperationId, from: EngineSpec, to: EngineSpec, generation: Generation) -> Self {
+        use SectionStep::{Keep, Open, Prepare, Prove, Quiesce, Start, Stop, Swap};
+        Self::new(operation, from, to, generation, vec![Prepare, Quiesce, Stop, Keep, Swap, Start, Prove, Open])
+    }
+
+    /// The same engine again. Its data file is written by nobody else, so there is nothing to keep or to swap.
+    pub fn restart(operation: OperationId, spec: EngineSpec, generation: Generation) -> Self {
+        use SectionStep::{Open, Prepare, Prove, Quiesce, Start, Stop};
+        Self::new(operation, spec.clone(), spec, generation, vec![Prepare, Quiesce, Stop, Start, Prove, Open])
+    }
+
+    fn new(
+        operation: OperationId,
+        from: EngineSpec,
+        to: EngineSpec,
+        generation: Generation,
+        steps: Vec<SectionStep>,
+    ) -> Self {
+        // Once Open has begun a client may have written to the new engine.
+        let point_of_no_return = steps.len() - 1;
+        Self { operation, from, to, generation, plan: Plan { steps, point_of_no_return, notes: Vec::new() } }
+    }
+}

@@ -1,0 +1,121 @@
+//! Tasks: what the control plane asks of an agent, and what the agent answers.
+//!
+//! A task has an id and is journalled by the agent: delivered twice, it is done once, and its result is kept until the
+//! control plane has taken it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::datastore::Number;
+use crate::finding::{Cause, Finding};
+use crate::id::{Digest, TaskId};
+use crate::section::Section;
+use crate::spec::{EngineSpec, ImageWanted};
+
+/// One thing asked of an agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "snake_case")]
+pub enum Task {
+    /// Have the image here and its engine root unpacked. Nothing that serves is touched.
+    Fetch { image: ImageWanted },
+    /// Look at everything that could go wrong on the way to `to`, without changing anything. With `try_target` the
+    /// target binary is asked to start on the rendered configuration in a scratch directory.
+    Check { to: EngineSpec, try_target: bool },
+    /// Prove that the engine runs as `expect` says, without touching it.
+    Verify { expect: EngineSpec },
+    /// Work off a critical section, alone, forward or back to the beginning.
+    Section(Box<Section>),
+}
+
+/// A task with its id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub id: TaskId,
+    #[serde(flatten)]
+    pub task: Task,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskResult {
+    pub id: TaskId,
+    pub outcome: Outcome,
+}
+
+/// Done with what was learned, or failed with nothing left behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    Done(Box<Learned>),
+    /// The cause is in `cause`; whatever was learned up to then stays readable.
+    Failed {
+        cause: Cause,
+        learned: Box<Learned>,
+    },
+}
+
+/// What a task found out on its way.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Learned {
+    /// The image that was fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageFound>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// What the section would do, with figures of this instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
+    /// Every step that was taken, with its times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepRecord>,
+    /// How long a client could not write, in microseconds, measured at the instance's own address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_us: Option<u64>,
+}
+
+/// An engine image that is here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageFound {
+    pub digest: Digest,
+    /// What the binary itself says it is.
+    pub number: Number,
+    /// The source that answered, for the record.
+    pub source: String,
+}
+
+/// What an upgrade would do to this instance, with its figures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// How the pre-image is taken, in a sentence.
+    pub preimage_method: String,
+    pub preimage_bytes: u64,
+    pub preimage_millis: u64,
+    /// What is done beforehand while the old engine serves.
+    pub while_serving: Vec<String>,
+    /// What is stopped, in a sentence.
+    pub stops: String,
+    /// For how long clients will not be able to write, as far as can be told.
+    pub gap_millis: u64,
+}
+
+/// One step that was taken, or is being taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    pub name: String,
+    pub began_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    pub end: Option<StepEnd>,
+    /// What is worth knowing of it, in a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepEnd {
+    Done,
+    Failed,
+    Undone,
+    UndoFailed,
+}
