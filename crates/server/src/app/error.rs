@@ -1,0 +1,67 @@
+//! Why the application did not do what it was asked, by what the caller can do about it.
+
+use coffer_core::id::InstanceId;
+use coffer_core::instance::Kind;
+use coffer_core::plan::Refusal;
+
+/// Why the application did not do what it was asked. One place in `http` maps every variant to a fault.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such thing for this caller. Another project's things are among what there is not.
+    #[error("{what} '{id}' not found")]
+    NotFound { what: &'static str, id: String },
+    /// The request can never work as it is.
+    #[error("{0}")]
+    Invalid(String),
+    /// It was planned and there are reasons against it; nothing was touched.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// Another operation of the instance is running; nothing was touched.
+    #[error(
+        "instance {instance} is busy: another operation is running: {}; hint: wait for it: coffer instance operations {instance}",
+        kind.name()
+    )]
+    Busy { instance: InstanceId, kind: Kind },
+    /// It would be more than the project may have.
+    #[error("quota exceeded for resources: {}; hint: delete something, or ask the operator for more", describe(.0))]
+    QuotaExceeded(Vec<Excess>),
+    /// The caller may not do that.
+    #[error("{what} needs the role {role}")]
+    Forbidden { what: &'static str, role: &'static str },
+    /// It cannot be done at this moment, and may be possible later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It is nobody's fault who asks. The source is for the log, never for the wire.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// One resource of which a project would have too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Excess {
+    /// `instances` or `volumes`, Trove's words.
+    pub resource: &'static str,
+    pub requested: i64,
+    pub in_use: i64,
+    pub limit: i64,
+}
+
+impl Error {
+    pub(crate) fn not_found(what: &'static str, id: impl ToString) -> Self {
+        Self::NotFound { what, id: id.to_string() }
+    }
+}
+
+impl From<coffer_store::Error> for Error {
+    fn from(error: coffer_store::Error) -> Self {
+        match error {
+            coffer_store::Error::Busy { instance, kind } => Self::Busy { instance, kind },
+            other => Self::Internal(Box::new(other)),
+        }
+    }
+}
+
+fn describe(excesses: &[Excess]) -> String {
+    let one = |e: &Excess| format!("{} ({} in use, {} requested, limit {})", e.resource, e.in_use, e.requested, e.limit);
+    excesses.iter().map(one).collect::<Vec<_>>().join(", ")
+}

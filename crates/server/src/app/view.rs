@@ -1,0 +1,134 @@
+//! What the application takes and shows: plain values, no wire format.
+
+use std::sync::Arc;
+
+use coffer_core::datastore::{Datastore, Number, Version};
+use coffer_core::engine::SettingsChange;
+use coffer_core::finding::Finding;
+use coffer_core::id::{FlavorId, ProjectId, VersionId};
+use coffer_core::instance::{Instance, Observed, Status};
+use coffer_core::operation::Plan;
+use coffer_core::plan::Step;
+use coffer_core::spec::Settings;
+use coffer_core::task::{ImageFound, Preview};
+pub use coffer_store::OpenOperation;
+use secrecy::SecretString;
+use uuid::Uuid;
+
+/// Whose instances are listed. Anything but `Own` is for administrators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the caller's project.
+    Own,
+    /// Those of one project.
+    Project(ProjectId),
+    /// Those of every project.
+    All,
+}
+
+/// Which part of a list is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Only ids after this one. Need not be the id of anything.
+    pub marker: Option<String>,
+    /// At most so many; never more than the configured page size, which is also what `None` means.
+    pub limit: Option<u32>,
+}
+
+/// Part of a list, the newest first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Paged<T> {
+    pub items: Vec<T>,
+    /// The marker of the next page, if there is one.
+    pub next: Option<String>,
+}
+
+/// An instance with everything that users are shown of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceView {
+    pub instance: Instance,
+    /// The requested version while the status is UPGRADE, else the one that was proven.
+    pub version: Arc<Version>,
+    /// What the running engine says it is.
+    pub running: Option<Number>,
+    /// The version of the engine that last wrote the data files.
+    pub on_disk: Option<Number>,
+    pub status: Status,
+    /// Trove's `operating_status`; empty while an operation runs.
+    pub operating_status: &'static str,
+    /// What the agent last saw.
+    pub observed: Option<Observed>,
+    pub operation: Option<OpenOperation>,
+}
+
+/// What a new instance shall be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewInstance {
+    pub name: String,
+    pub flavor: FlavorId,
+    pub volume_gib: u32,
+    /// Name or id of a datastore; the configured default when neither this nor a version's id is given.
+    pub datastore: Option<String>,
+    /// Name or id of a version; the datastore's default when it is not given.
+    pub version: Option<String>,
+    pub settings: Settings,
+}
+
+/// An instance that is being built, and the password that is shown this once.
+#[derive(Clone, Debug)]
+pub struct Created {
+    pub view: InstanceView,
+    pub password: SecretString,
+}
+
+/// A datastore with its versions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatastoreView {
+    /// Made from the name, so it is the same everywhere and for ever.
+    pub id: Uuid,
+    pub datastore: Datastore,
+    pub default_version: Option<VersionId>,
+    /// The active ones, oldest number first; administrators see the others too.
+    pub versions: Vec<Arc<Version>>,
+}
+
+/// What an operator changes of a version. `None` leaves it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VersionChange {
+    pub active: Option<bool>,
+    /// `Some(true)` takes the default away from the version that had it.
+    pub default: Option<bool>,
+    pub name: Option<String>,
+}
+
+/// What an upgrade would do, found out without doing it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpgradePreview {
+    pub from: Arc<Version>,
+    pub to: Arc<Version>,
+    pub plan: Plan<Step>,
+    /// What the planner and the agent found; those with severity error would stop the upgrade before it touches
+    /// anything.
+    pub findings: Vec<Finding>,
+    /// What becomes of each setting.
+    pub settings: SettingsChange,
+    /// The image that would run; `None` when it is the same version and nothing is fetched.
+    pub image: Option<ImageFound>,
+    /// The agent's figures for this instance; `None` when it is the same version.
+    pub preview: Option<Preview>,
+}
+
+/// What a project may have, and has. `limit` -1 means any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub limit: i64,
+    pub in_use: i64,
+}
+
+/// The quota of a project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    pub instances: Usage,
+    /// In gibibytes.
+    pub volumes: Usage,
+}

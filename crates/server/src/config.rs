@@ -1,0 +1,215 @@
+//! What an operator may set, with the defaults that make an empty file work.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use coffer_core::datastore::Datastore;
+use coffer_core::flavor::Flavor;
+use coffer_core::id::FlavorId;
+use serde::Deserialize;
+
+/// The server's configuration file. Every field may be left out; an unknown one is an error.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the API listens. Default `127.0.0.1:8779`.
+    pub listen: SocketAddr,
+    /// The base of the links in replies and of the catalogue in tokens, such as `http://127.0.0.1:8779`; from `listen`
+    /// when it is not given.
+    pub public_url: Option<String>,
+    /// The addresses that instances are given, one each. Default `127.20.0.0/16`, of which every address works without
+    /// set-up.
+    pub address_pool: AddressPool,
+    /// The first user id that engines run as, one for each address of the pool, where the provider may choose. Default
+    /// 700000.
+    pub engine_uid_base: u32,
+    /// The sizes that instances may have.
+    pub flavors: Vec<Flavor>,
+    /// What each project may have.
+    pub quota: QuotaLimits,
+    /// The largest volume of one instance in gibibytes. Default 10, as in Trove.
+    pub max_volume_gib: u32,
+    /// The largest page of a list, and the usual one. Default 20, as in Trove.
+    pub page_size: u32,
+    /// How long a token is valid, in hours. Default 24.
+    pub token_hours: u32,
+    /// How long a pre-image is kept after an upgrade succeeded, in hours. Default 24.
+    pub preimage_keep_hours: u32,
+    /// The region's name in replies and in the catalogue of tokens. Default `RegionOne`.
+    pub region: String,
+    /// The datastore of instances that ask for none. Default `redis`.
+    pub default_datastore: Datastore,
+    /// The catalogue of datastore versions; the built-in one when it is not given.
+    pub catalogue: Option<PathBuf>,
+}
+
+/// What a project may have; -1 means any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaLimits {
+    /// Default 10.
+    pub instances: i64,
+    /// In gibibytes, all volumes together. Default 40.
+    pub volumes: i64,
+}
+
+impl Default for QuotaLimits {
+    fn default() -> Self {
+        Self { instances: 10, volumes: 40 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8779),
+            public_url: None,
+            address_pool: AddressPool { network: Ipv4Addr::new(127, 20, 0, 0), prefix: 16 },
+            engine_uid_base: 700_000,
+            flavors: default_flavors(),
+            quota: QuotaLimits::default(),
+            max_volume_gib: 10,
+            page_size: 20,
+            token_hours: 24,
+            preimage_keep_hours: 24,
+            region: "RegionOne".to_owned(),
+            default_datastore: Datastore::Redis,
+            catalogue: None,
+        }
+    }
+}
+
+fn default_flavors() -> Vec<Flavor> {
+    [("1", 512, 1), ("2", 1024, 1), ("3", 2048, 2), ("4", 4096, 2), ("5", 8192, 4), ("6", 16384, 8)]
+        .into_iter()
+        .map(|(id, ram_mib, vcpus)| Flavor {
+            id: FlavorId::from(id),
+            name: format!("c{vcpus}.m{ram_mib}"),
+            ram_mib,
+            vcpus,
+        })
+        .collect()
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Read(#[from] std::io::Error),
+    #[error("{path}: {source}")]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path}: {what}; hint: {hint}")]
+    Unusable { path: PathBuf, what: String, hint: &'static str },
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let text = fs_err::read_to_string(path)?;
+        let config: Self =
+            toml::from_str(&text).map_err(|e| Error::Parse { path: path.to_owned(), source: Box::new(e) })?;
+        config.check().map_err(|(what, hint)| Error::Unusable { path: path.to_owned(), what, hint })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (String, &'static str)> {
+        if self.flavors.is_empty() {
+            return Err(("there are no flavors".to_owned(), "leave 'flavors' out to have the usual ones"));
+        }
+        for (i, flavor) in self.flavors.iter().enumerate() {
+            if self.flavors.iter().take(i).any(|other| other.id == flavor.id) {
+                return Err((format!("flavor {} is there twice", flavor.id), "give every flavor an id of its own"));
+            }
+            if flavor.ram_mib == 0 || flavor.vcpus == 0 {
+                return Err((format!("flavor {} has no memory or no processor", flavor.id), "give it at least 1 each"));
+            }
+        }
+        for (name, value) in [("page_size", self.page_size), ("token_hours", self.token_hours)] {
+            if value == 0 {
+                return Err((format!("{name} is 0"), "it must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The base of links in replies.
+    pub fn public_url(&self) -> String {
+        self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.listen))
+    }
+}
+
+/// A network of IPv4 addresses, such as `127.20.0.0/16`. Its first and its last address are never given to anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AddressPool {
+    network: Ipv4Addr,
+    prefix: u8,
+}
+
+impl AddressPool {
+    /// The lowest address that may be given to an instance.
+    pub fn first(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network) + 1)
+    }
+
+    /// The highest address that may be given to an instance.
+    pub fn last(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network) + (u32::MAX >> self.prefix) - 1)
+    }
+
+    /// Which one of the pool this is, counted from 0; `None` for an address outside of it.
+    pub fn index(self, address: Ipv4Addr) -> Option<u32> {
+        (self.first()..=self.last()).contains(&address).then(|| u32::from(address) - u32::from(self.first()))
+    }
+}
+
+impl FromStr for AddressPool {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let bad = || format!("'{s}' is not a network such as 127.20.0.0/16, with a prefix of 8 to 30");
+        let (network, prefix) = s.split_once('/').ok_or_else(bad)?;
+        let network: Ipv4Addr = network.parse().map_err(|_| bad())?;
+        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
+        let aligned = (8..=30).contains(&prefix) && u32::from(network) & (u32::MAX >> prefix) == 0;
+        if aligned { Ok(Self { network, prefix }) } else { Err(bad()) }
+    }
+}
+
+impl TryFrom<String> for AddressPool {
+    type Error = String;
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        s.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AddressPool, Config};
+
+    #[test]
+    fn an_empty_file_is_a_working_configuration() {
+        let config: Config = toml::from_str("").expect("empty file");
+        assert_eq!(config.public_url(), "http://127.0.0.1:8779");
+        assert_eq!(config.flavors.len(), 6);
+        config.check().expect("the defaults are sound");
+    }
+
+    #[test]
+    fn a_field_that_is_unknown_is_named() {
+        let error = toml::from_str::<Config>("page_sice = 3").expect_err("a typo");
+        assert!(error.to_string().contains("page_sice"), "{error}");
+    }
+
+    #[test]
+    fn an_address_pool_leaves_out_its_first_and_its_last_address() {
+        let pool: AddressPool = "127.20.0.0/16".parse().expect("pool");
+        assert_eq!(pool.first().to_string(), "127.20.0.1");
+        assert_eq!(pool.last().to_string(), "127.20.255.254");
+        assert_eq!(pool.index("127.20.1.0".parse().expect("address")), Some(255));
+        assert_eq!(pool.index("127.21.0.1".parse().expect("address")), None);
+        for bad in ["127.20.0.0", "127.20.0.1/16", "127.20.0.0/31", "127.20.0.0/7", "x/16"] {
+            assert!(bad.parse::<AddressPool>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Why the store did not do what it was asked.
+
+use coffer_core::id::{InstanceId, OperationId};
+use coffer_core::instance::Kind;
+
+/// Why the store did not do what it was asked, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The instance has an open operation already; nothing was written.
+    #[error("instance {instance} has an open operation: {}", kind.name())]
+    Busy { instance: InstanceId, kind: Kind },
+    /// Somebody else claimed the operation since; nothing was written. Stop working on it.
+    #[error("operation {0} was claimed by somebody else")]
+    Fenced(OperationId),
+    /// What is written down cannot be understood: it is damaged, or by a newer Coffer.
+    #[error("{table} {id} cannot be read: {why}; hint: was it written by a newer coffer?")]
+    Unreadable { table: &'static str, id: String, why: String },
+    /// The schema could not be brought to what this binary knows.
+    #[error("the store cannot be migrated: {0}; hint: was it written by a newer coffer?")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The database did not do it.
+    #[error("the store failed: {0}")]
+    Database(#[from] sqlx::Error),
+}
