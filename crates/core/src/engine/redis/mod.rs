@@ -1,4 +1,12 @@
-//! What Coffer knows of Redis and Valkey.
+//! What Coffer knows of Redis and Valkey: pure decisions about values that an agent gathers and acts on.
+//!
+//! [`path`] says which upgrades work, [`parameters`] and [`settings`] what becomes of configuration, [`config`] and [`acl`]
+//! render and read the files, [`checks`] judges what could go wrong beforehand, [`proof`] whether all is there afterwards.
 
+pub mod acl;
+pub mod checks;
+pub mod config;
+pub mod parameters;
 pub mod path;
+pub mod proof;
 pub mod settings;

@@ -1,0 +1,33 @@
+//! What goes wrong with an engine.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why something with an engine did not work. Texts never contain a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The engine could not be reached, or hung up.
+    #[error("the engine cannot be reached over {}: {reason}", socket.display())]
+    Unreachable { socket: PathBuf, reason: String },
+    /// The engine answered with an error.
+    #[error("the engine refused {command}: {reason}")]
+    Refused { command: &'static str, reason: String },
+    /// The engine did not do in time what it was told.
+    #[error("the engine did not {what} within {} ms{detail}", within.as_millis())]
+    Late { what: &'static str, within: Duration, detail: String },
+    /// The engine said something that is not understood.
+    #[error("the engine's answer to {command} is not understood")]
+    Misunderstood { command: &'static str },
+    /// The engine ended, and these are the last lines of its log.
+    #[error("{what} ended with {exit}; its last words: {log}")]
+    Ended { what: String, exit: String, log: String },
+    /// The engine could not be started.
+    #[error(transparent)]
+    Start(#[from] crate::sandbox::Error),
+    /// A pre-image is not what it should be.
+    #[error("pre-image {} {problem}", path.display())]
+    PreImage { path: PathBuf, problem: String },
+}

@@ -1,0 +1,1 @@
+//! Users of Redis 6.0 and later, as they stand in an ACL file.

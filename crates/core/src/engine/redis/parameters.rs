@@ -1,0 +1,1 @@
+//! Which engine knows which setting, and its default.
