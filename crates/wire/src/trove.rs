@@ -1,1 +1,0 @@
-//! Trove v1.0 bodies and faults.

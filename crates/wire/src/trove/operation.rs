@@ -1,0 +1,151 @@
+//! What Coffer adds to Trove: the operations of an instance, and what an upgrade would do.
+
+use coffer_core::datastore::Version;
+use coffer_core::engine::SettingsChange;
+use coffer_core::finding::Cause;
+use coffer_core::task::{Preview, StepEnd, StepRecord};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::trove::date::Date;
+use crate::trove::fault::FindingBody;
+
+/// `{"operations": [...]}`, the newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationsBody {
+    pub operations: Vec<Operation>,
+}
+
+/// One operation, open or over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Operation {
+    pub id: String,
+    /// `create`, `upgrade`, `restart` or `delete`.
+    pub kind: String,
+    /// `forward`, `backward`, `done` (wholly new), `undone` (wholly old) or `stuck` (a person has to choose).
+    pub phase: String,
+    /// The version before, where the operation changes it, such as `redis 7.0.15`.
+    pub from: Option<String>,
+    /// The version after, where the operation changes it.
+    pub to: Option<String>,
+    pub created: Date,
+    pub updated: Date,
+    /// How long a client could not write, measured at the instance's own address.
+    pub gap_ms: Option<f64>,
+    pub steps: Vec<OperationStep>,
+    pub findings: Vec<FindingBody>,
+    pub cause: Option<CauseBody>,
+}
+
+/// One step that was taken, or is being taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationStep {
+    pub name: String,
+    pub begun: Date,
+    pub ended: Option<Date>,
+    /// `done`, `failed`, `undone`, `undo_failed`; null while it runs.
+    #[schema(value_type = Option<String>)]
+    pub outcome: Option<StepEnd>,
+    pub ms: Option<f64>,
+    pub detail: String,
+}
+
+impl From<&StepRecord> for OperationStep {
+    fn from(step: &StepRecord) -> Self {
+        Self {
+            name: step.name.clone(),
+            begun: step.began_at.into(),
+            ended: step.ended_at.map(Date::from),
+            outcome: step.end,
+            ms: step.ended_at.map(|ended| millis(ended.as_microsecond() - step.began_at.as_microsecond())),
+            detail: step.detail.clone(),
+        }
+    }
+}
+
+/// Microseconds as milliseconds with three places.
+#[expect(clippy::cast_precision_loss, reason = "spans of less than a century are exact")]
+pub fn millis(micros: i64) -> f64 {
+    micros as f64 / 1000.0
+}
+
+/// Why something failed, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CauseBody {
+    pub message: String,
+    pub hint: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<FindingBody>,
+}
+
+impl From<&Cause> for CauseBody {
+    fn from(cause: &Cause) -> Self {
+        let findings = cause.findings.iter().cloned().map(FindingBody::from).collect();
+        Self { message: cause.message.clone(), hint: cause.hint.clone(), findings }
+    }
+}
+
+/// `{"plan": ...}`: what an upgrade would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PlanBody {
+    pub plan: UpgradePlan,
+}
+
+/// An upgrade that was planned and checked, and not begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UpgradePlan {
+    pub from: PlanVersion,
+    pub to: PlanVersion,
+    /// In order; those inside the agent's critical section stand behind the step that hands it over.
+    pub steps: Vec<PlanStep>,
+    /// What was considered and is not done.
+    pub notes: Vec<String>,
+    /// Those of severity `error` would refuse the upgrade.
+    pub findings: Vec<FindingBody>,
+    /// What becomes of each setting: `kept`, `translated`, `dropped`, `default_changed` or `refused`, with its reason.
+    #[schema(value_type = Vec<Object>)]
+    pub settings: SettingsChange,
+    /// The engine image that would run; null where nothing is fetched.
+    pub image: Option<PlanImage>,
+    /// The agent's figures for this instance; null where nothing is stopped.
+    #[schema(value_type = Option<Object>)]
+    pub preview: Option<Preview>,
+}
+
+/// A version, in a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanVersion {
+    pub id: String,
+    pub datastore: String,
+    pub name: String,
+    pub number: String,
+}
+
+impl From<&Version> for PlanVersion {
+    fn from(version: &Version) -> Self {
+        Self {
+            id: version.id.to_string(),
+            datastore: version.datastore.to_string(),
+            name: version.name.clone(),
+            number: version.number.to_string(),
+        }
+    }
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanStep {
+    pub name: String,
+    /// Whether it is undone when it or a later step fails. The first that is not is the point of no return.
+    pub undone: bool,
+    /// Whether the agent does it alone, within the critical section.
+    pub section: bool,
+}
+
+/// An engine image, in a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanImage {
+    pub digest: String,
+    pub number: String,
+    pub source: String,
+}

@@ -1,0 +1,369 @@
+//! What clients ask for. Each body reads itself from JSON and says everything that is wrong with it at once.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::trove::check::{Check, clip, inside};
+use crate::trove::fault::Fault;
+
+/// The longest a setting's value may be, in characters.
+const SETTING_LENGTH: usize = 4096;
+/// The most settings that one instance may have.
+const SETTINGS: usize = 500;
+
+/// `POST /instances`: what an instance is to be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct NewInstance {
+    /// 1 to 255 characters, one of them a letter or a digit.
+    pub name: String,
+    /// A flavor's id, or an address that ends in one.
+    #[serde(rename = "flavorRef")]
+    pub flavor: Option<String>,
+    pub volume: Option<NewVolume>,
+    #[serde(default)]
+    pub datastore: DatastoreChoice,
+    /// Settings of the engine by their own names. Coffer's addition.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// What the body asks for and Coffer does not have; never ignored in silence.
+    #[serde(skip)]
+    pub unsupported: Vec<Unsupported>,
+}
+
+/// The volume that an instance is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct NewVolume {
+    /// In GiB, from 1.
+    pub size: u32,
+}
+
+/// Which datastore version an instance is to have. All of it may be left out where there are defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct DatastoreChoice {
+    /// A datastore's name or id.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<String>,
+    /// A version's name or id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The version's number, where two have one name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_number: Option<String>,
+}
+
+/// Something that Trove can do at creation and Coffer cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unsupported {
+    /// A replica of this instance.
+    ReplicaOf(String),
+    /// From this backup.
+    RestorePoint(String),
+    /// With this configuration group.
+    Configuration(String),
+    /// With users, databases or modules; the key.
+    Content(&'static str),
+    /// Reachable by others than the provider's network lets in, or by fewer.
+    Access,
+}
+
+impl NewInstance {
+    /// Reads `{"instance": {...}}`. Keys that are not known are ignored, as Trove's schema has it.
+    pub fn read(body: &Value) -> Result<Self, Fault> {
+        let value = inside(body, "instance")?;
+        let mut check = Check::default();
+        let mut new = Self::default();
+        if let Some(object) = check.object("instance", value) {
+            let name = check.required("instance", object, "name");
+            new.name = name.and_then(|v| check.name("instance['name']", v)).unwrap_or_default();
+            new.flavor = object.get("flavorRef").and_then(|v| read_flavor(&mut check, v));
+            new.volume = present(object, "volume").and_then(|v| read_volume(&mut check, v));
+            new.datastore = present(object, "datastore").map(|v| read_datastore(&mut check, v)).unwrap_or_default();
+            new.settings = present(object, "settings").map(|v| read_settings(&mut check, v)).unwrap_or_default();
+            new.unsupported = read_unsupported(&mut check, object);
+            check_placement(&mut check, object);
+        }
+        check.finish()?;
+        Ok(new)
+    }
+}
+
+type Object = serde_json::Map<String, Value>;
+
+/// The value of a key that may be left out or null.
+fn present<'v>(object: &'v Object, key: &str) -> Option<&'v Value> {
+    object.get(key).filter(|value| !value.is_null())
+}
+
+fn read_flavor(check: &mut Check, value: &Value) -> Option<String> {
+    if let Some(id) = value.as_u64() {
+        return Some(id.to_string());
+    }
+    let text = check.text("instance['flavorRef']", value, 255)?;
+    text.trim_end_matches('/').rsplit('/').next().map(str::to_owned)
+}
+
+fn read_volume(check: &mut Check, value: &Value) -> Option<NewVolume> {
+    let object = check.object("instance['volume']", value)?;
+    let size = check.required("instance['volume']", object, "size")?;
+    let size = check.size("instance['volume']['size']", size)?;
+    Some(NewVolume { size })
+}
+
+fn read_datastore(check: &mut Check, value: &Value) -> DatastoreChoice {
+    let Some(object) = check.object("instance['datastore']", value) else { return DatastoreChoice::default() };
+    let mut text = |key: &str| present(object, key).and_then(|v| check.text(&place("datastore", key), v, 255));
+    DatastoreChoice { datastore: text("type"), version: text("version"), version_number: text("version_number") }
+}
+
+fn place(outer: &str, key: &str) -> String {
+    format!("instance['{outer}']['{}']", clip(key))
+}
+
+fn read_settings(check: &mut Check, value: &Value) -> BTreeMap<String, String> {
+    let Some(object) = check.object("instance['settings']", value) else { return BTreeMap::new() };
+    if object.len() > SETTINGS {
+        check.add("instance['settings']", &format!("has more than {SETTINGS} properties"));
+        return BTreeMap::new();
+    }
+    let mut settings = BTreeMap::new();
+    for (name, value) in object {
+        let place = place("settings", name);
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+            check.add(&place, "is not the name of a setting");
+        }
+        let text = match value {
+            Value::Number(number) => number.to_string(),
+            Value::Bool(true) => "yes".to_owned(),
+            Value::Bool(false) => "no".to_owned(),
+            // An empty text is a value: `save ""` switches snapshots off.
+            Value::String(text) if text.is_empty() => String::new(),
+            other => check.text(&place, other, SETTING_LENGTH).unwrap_or_default(),
+        };
+        settings.insert(name.clone(), text);
+    }
+    settings
+}
+
+fn read_unsupported(check: &mut Check, object: &Object) -> Vec<Unsupported> {
+    let mut unsupported = Vec::new();
+    let replica = present(object, "replica_of").or_else(|| present(object, "slave_of"));
+    if let Some(id) = replica.and_then(|v| check.text("instance['replica_of']", v, 255)) {
+        unsupported.push(Unsupported::ReplicaOf(id));
+    }
+    if let Some(point) = present(object, "restorePoint").and_then(|v| check.object("instance['restorePoint']", v)) {
+        let backup = check.required("instance['restorePoint']", point, "backupRef");
+        let backup = backup.and_then(|v| check.text("instance['restorePoint']['backupRef']", v, 255));
+        unsupported.extend(backup.map(Unsupported::RestorePoint));
+    }
+    if let Some(group) = present(object, "configuration").and_then(|v| check.text("instance['configuration']", v, 255))
+    {
+        unsupported.push(Unsupported::Configuration(group));
+    }
+    for key in ["users", "databases", "modules"] {
+        let list = present(object, key).and_then(|v| check.list(&format!("instance['{key}']"), v, usize::MAX));
+        if list.is_some_and(|list| !list.is_empty()) {
+            unsupported.push(Unsupported::Content(key));
+        }
+    }
+    if present(object, "access").is_some_and(|v| !read_access(check, v)) {
+        unsupported.push(Unsupported::Access);
+    }
+    unsupported
+}
+
+/// Whether what is asked for is what every instance has: private, and open to whoever reaches its address.
+fn read_access(check: &mut Check, value: &Value) -> bool {
+    let Some(object) = check.object("instance['access']", value) else { return true };
+    let place = "instance['access']['is_public']";
+    let public = present(object, "is_public").and_then(|v| check.truth(place, v)).unwrap_or_default();
+    let place = "instance['access']['allowed_cidrs']";
+    let cidrs = present(object, "allowed_cidrs").and_then(|v| check.list(place, v, usize::MAX));
+    !public && cidrs.is_none_or(<[Value]>::is_empty)
+}
+
+/// Checks what says where an instance is to be. The provider decides that, so only nonsense is refused.
+fn check_placement(check: &mut Check, object: &Object) {
+    if let Some(nics) = present(object, "nics").and_then(|v| check.list("instance['nics']", v, 1)) {
+        for (i, nic) in nics.iter().enumerate() {
+            let place = format!("instance['nics'][{i}]");
+            if let Some(nic) = check.object(&place, nic) {
+                check.only(&place, nic, &["net-id", "network_id", "subnet_id", "ip_address"]);
+            }
+        }
+    }
+    for key in ["availability_zone", "region_name", "locality"] {
+        if let Some(value) = present(object, key) {
+            check.text(&format!("instance['{key}']"), value, 255);
+        }
+    }
+}
+
+/// `PUT` and `PATCH /instances/{id}`: what is to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct InstanceChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// A version's name or id, or `datastore/name` to cross from one datastore to another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datastore_version: Option<String>,
+    /// Something that Trove can change and Coffer cannot.
+    #[serde(skip)]
+    pub unsupported: Option<UnsupportedChange>,
+}
+
+/// Something that Trove can change about an instance and Coffer cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnsupportedChange {
+    /// Attach this configuration group.
+    Attach(String),
+    /// Detach from the instance it follows.
+    Detach,
+    /// Let others in, or fewer.
+    Access,
+}
+
+impl InstanceChange {
+    /// Reads `{"instance": {...}}`. Keys that are not known are refused; nothing to change is no error, because in
+    /// Trove it means "detach the configuration group".
+    pub fn read(body: &Value) -> Result<Self, Fault> {
+        const KNOWN: [&str; 6] = ["name", "datastore_version", "configuration", "replica_of", "slave_of", "access"];
+        let value = inside(body, "instance")?;
+        let mut check = Check::default();
+        let mut change = Self::default();
+        let mut attributes = 0;
+        if let Some(object) = check.object("instance", value) {
+            check.only("instance", object, &KNOWN);
+            attributes = object.keys().filter(|key| *key != "name").count();
+            change.name = object.get("name").and_then(|v| check.name("instance['name']", v));
+            let version = object.get("datastore_version");
+            change.datastore_version = version.and_then(|v| check.name("instance['datastore_version']", v));
+            if object.contains_key("replica_of") || object.contains_key("slave_of") {
+                change.unsupported = Some(UnsupportedChange::Detach);
+            }
+            let group = present(object, "configuration");
+            if let Some(group) = group.and_then(|v| check.text("instance['configuration']", v, 255)) {
+                change.unsupported = Some(UnsupportedChange::Attach(group));
+            }
+            if present(object, "access").is_some_and(|v| !read_access(&mut check, v)) {
+                change.unsupported = Some(UnsupportedChange::Access);
+            }
+        }
+        check.finish()?;
+        if attributes > 1 {
+            return Err(Fault::bad_request("Only one attribute (except 'name') is allowed to update."));
+        }
+        Ok(change)
+    }
+}
+
+/// `POST /instances/{id}/action`: what is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Restart,
+    /// Forget the state that is recorded. With `force_delete` it announces a deletion.
+    ResetStatus {
+        force_delete: bool,
+    },
+    Promote,
+    Eject,
+    Resize,
+}
+
+impl Action {
+    /// Reads an object with one key, the action, and its arguments.
+    pub fn read(body: &Value) -> Result<Self, Fault> {
+        let object = body.as_object().filter(|object| object.len() == 1);
+        let Some((name, arguments)) = object.and_then(|object| object.iter().next()) else {
+            return Err(Fault::bad_request(
+                "Invalid instance action: exactly one is needed, such as {\"restart\": {}}",
+            ));
+        };
+        let mut check = Check::default();
+        let given = check.object(name, arguments);
+        let action = match name.as_str() {
+            "restart" => Self::Restart,
+            "reset_status" => {
+                Self::ResetStatus { force_delete: given.is_some_and(|object| object.contains_key("force_delete")) }
+            }
+            "promote_to_replica_source" => Self::Promote,
+            "eject_replica_source" => Self::Eject,
+            "resize" => Self::Resize,
+            other => return Err(Fault::bad_request(format!("Invalid instance action: {}", clip(other)))),
+        };
+        check.finish()?;
+        Ok(action)
+    }
+}
+
+/// The body of an action, for the description of the API. Exactly one key.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct ActionBody {
+    /// `{}`: stop the engine cleanly and start it again.
+    #[schema(value_type = Object)]
+    pub restart: Value,
+}
+
+/// `POST /instances/{id}/upgrade-preview`: which upgrade to look at. Coffer's addition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct UpgradePreview {
+    /// As in an upgrade.
+    pub datastore_version: String,
+}
+
+impl UpgradePreview {
+    /// Reads `{"upgrade": {"datastore_version": "..."}}`.
+    pub fn read(body: &Value) -> Result<Self, Fault> {
+        let value = inside(body, "upgrade")?;
+        let mut check = Check::default();
+        let mut version = None;
+        if let Some(object) = check.object("upgrade", value) {
+            check.only("upgrade", object, &["datastore_version"]);
+            let given = check.required("upgrade", object, "datastore_version");
+            version = given.and_then(|v| check.name("upgrade['datastore_version']", v));
+        }
+        check.finish()?;
+        Ok(Self { datastore_version: version.unwrap_or_default() })
+    }
+}
+
+/// `PATCH /mgmt/datastore-versions/{id}`: what an operator changes about a version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct VersionChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<bool>,
+    /// The first key that Trove changes and Coffer takes from the catalogue.
+    #[serde(skip)]
+    pub unsupported: Option<&'static str>,
+}
+
+impl VersionChange {
+    /// Reads a bare object.
+    pub fn read(body: &Value) -> Result<Self, Fault> {
+        const CATALOGUED: [&str; 6] =
+            ["datastore_manager", "packages", "image", "image_tags", "registry_ext", "repl_strategy"];
+        let mut check = Check::default();
+        let mut change = Self::default();
+        if let Some(object) = check.object("version", body) {
+            let known: Vec<_> = CATALOGUED.into_iter().chain(["name", "active", "default"]).collect();
+            check.only("version", object, &known);
+            change.name = present(object, "name").and_then(|v| check.name("name", v));
+            change.active = present(object, "active").and_then(|v| check.truth("active", v));
+            change.default = present(object, "default").and_then(|v| check.truth("default", v));
+            change.unsupported = CATALOGUED.into_iter().find(|key| present(object, key).is_some());
+        }
+        check.finish()?;
+        Ok(change)
+    }
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;
