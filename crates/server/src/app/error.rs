@@ -8,8 +8,8 @@ use coffer_core::plan::Refusal;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such thing for this caller. Another project's things are among what there is not.
-    #[error("{what} '{id}' not found")]
-    NotFound { what: &'static str, id: String },
+    #[error("{} '{id}' not found", what.name())]
+    NotFound { what: Thing, id: String },
     /// The request can never work as it is.
     #[error("{0}")]
     Invalid(String),
@@ -36,6 +36,27 @@ pub enum Error {
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What kind of thing was not found. Trove answers differently to each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thing {
+    Instance,
+    Datastore,
+    /// A datastore version, whether it was asked for by name or by id.
+    Version,
+    Flavor,
+}
+
+impl Thing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+            Self::Datastore => "datastore",
+            Self::Version => "datastore version",
+            Self::Flavor => "flavor",
+        }
+    }
+}
+
 /// One resource of which a project would have too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Excess {
@@ -47,7 +68,7 @@ pub struct Excess {
 }
 
 impl Error {
-    pub(crate) fn not_found(what: &'static str, id: impl ToString) -> Self {
+    pub(crate) fn not_found(what: Thing, id: impl ToString) -> Self {
         Self::NotFound { what, id: id.to_string() }
     }
 }

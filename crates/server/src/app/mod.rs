@@ -6,7 +6,7 @@
 mod error;
 mod view;
 
-pub use error::{Error, Excess};
+pub use error::{Error, Excess, Thing};
 pub use view::{
     Created, DatastoreView, InstanceView, NewInstance, OpenOperation, Page, Paged, Quota, Scope, UpgradePreview, Usage,
     VersionChange,
@@ -128,7 +128,7 @@ impl App {
 
     /// One flavor.
     pub fn flavor(&self, id: &FlavorId) -> Result<&Flavor, Error> {
-        self.config.flavors.iter().find(|f| f.id == *id).ok_or_else(|| Error::not_found("flavor", id))
+        self.config.flavors.iter().find(|f| f.id == *id).ok_or_else(|| Error::not_found(Thing::Flavor, id))
     }
 
     /// What a project may have and has. Another project's is for administrators.
