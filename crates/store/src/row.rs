@@ -1,9 +1,18 @@
-//! What is read from the store and is no type of the core: rows as they come out of one query.
+//! What is read from the store and is no type of the core, and how columns become values.
 
-use coffer_core::id::{OperationId, VersionId};
-use coffer_core::instance::{Instance, Kind, Observed};
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use coffer_core::id::{Epoch, FlavorId, Generation, OperationId, ProjectId, VersionId};
+use coffer_core::instance::{Instance, Kind, Observed, Operation};
 use coffer_core::operation::Phase;
 use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use crate::Error;
 
 /// An operation that is open, as far as lists show it.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,4 +40,137 @@ pub struct Event {
     /// A stable name for machines, such as `engine.died`.
     pub id: String,
     pub message: String,
+}
+
+/// Reads the columns of a row from left to right, the first of which is its id.
+pub(crate) struct Columns<'r> {
+    row: &'r SqliteRow,
+    table: &'static str,
+    next: usize,
+}
+
+impl<'r> Columns<'r> {
+    pub(crate) fn of(row: &'r SqliteRow, table: &'static str) -> Self {
+        Self { row, table, next: 0 }
+    }
+
+    /// Whether the next column is null; does not go on to the one after it.
+    pub(crate) fn is_null(&self) -> Result<bool, Error> {
+        Ok(self.row.try_get::<Option<&str>, _>(self.next)?.is_none())
+    }
+
+    pub(crate) fn get<T>(&mut self) -> Result<T, Error>
+    where
+        T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        let value = self.row.try_get(self.next)?;
+        self.next += 1;
+        Ok(value)
+    }
+
+    pub(crate) fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, Error> {
+        let text: &str = self.get()?;
+        text.parse().map_err(|e| self.unreadable(e))
+    }
+
+    pub(crate) fn parse_optional<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<T>, Error> {
+        let text: Option<&str> = self.get()?;
+        text.map(str::parse).transpose().map_err(|e| self.unreadable(e))
+    }
+
+    pub(crate) fn json<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
+        let text: &str = self.get()?;
+        serde_json::from_str(text).map_err(|e| self.unreadable(e))
+    }
+
+    pub(crate) fn json_optional<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
+        let text: Option<&str> = self.get()?;
+        text.map(serde_json::from_str).transpose().map_err(|e| self.unreadable(e))
+    }
+
+    pub(crate) fn time(&mut self) -> Result<Timestamp, Error> {
+        let micros: i64 = self.get()?;
+        Timestamp::from_microsecond(micros).map_err(|e| self.unreadable(e))
+    }
+
+    pub(crate) fn number<T: TryFrom<i64, Error: std::fmt::Display>>(&mut self) -> Result<T, Error> {
+        let number: i64 = self.get()?;
+        T::try_from(number).map_err(|e| self.unreadable(e))
+    }
+
+    fn unreadable(&self, why: impl std::fmt::Display) -> Error {
+        let id = self.row.try_get::<String, _>(0).unwrap_or_default();
+        Error::Unreadable { table: self.table, id, why: why.to_string() }
+    }
+
+    /// The columns of [`INSTANCE`].
+    pub(crate) fn instance(&mut self) -> Result<Instance, Error> {
+        Ok(Instance {
+            id: self.parse()?,
+            project: ProjectId(self.get()?),
+            name: self.get()?,
+            version: self.parse()?,
+            flavor: FlavorId(self.get()?),
+            volume_gib: self.number()?,
+            address: Ipv4Addr::from(self.number::<u32>()?),
+            generation: Generation(self.number()?),
+            settings: self.json()?,
+            built: self.get()?,
+            fault: self.json_optional()?,
+            created_at: self.time()?,
+            updated_at: self.time()?,
+        })
+    }
+
+    /// The columns of [`OPERATION`].
+    pub(crate) fn operation(&mut self) -> Result<Operation, Error> {
+        Ok(Operation {
+            id: self.parse()?,
+            instance: self.parse()?,
+            project: ProjectId(self.get()?),
+            kind: self.kind()?,
+            target: self.parse_optional()?,
+            plan: self.json()?,
+            phase: self.json()?,
+            epoch: Epoch(self.get()?),
+            steps: self.json()?,
+            findings: self.json()?,
+            gap_us: self.get::<Option<i64>>()?.and_then(|us| u64::try_from(us).ok()),
+            created_at: self.time()?,
+            updated_at: self.time()?,
+        })
+    }
+
+    /// The columns of [`OPEN`], all null where there is none.
+    pub(crate) fn open_operation(&mut self) -> Result<Option<OpenOperation>, Error> {
+        if self.is_null()? {
+            return Ok(None);
+        }
+        Ok(Some(OpenOperation {
+            id: self.parse()?,
+            kind: self.kind()?,
+            target: self.parse_optional()?,
+            phase: self.json()?,
+            created_at: self.time()?,
+            updated_at: self.time()?,
+        }))
+    }
+
+    pub(crate) fn kind(&mut self) -> Result<Kind, Error> {
+        let name: &str = self.get()?;
+        [Kind::Create, Kind::Upgrade, Kind::Restart, Kind::Delete]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| self.unreadable(format_args!("'{name}' is no kind of operation")))
+    }
+}
+
+/// A value as JSON for a column.
+pub(crate) fn to_json(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|e| Error::Database(sqlx::Error::Encode(Box::new(e))))
+}
+
+/// A time for a column.
+pub(crate) fn micros(at: Timestamp) -> i64 {
+    at.as_microsecond()
 }

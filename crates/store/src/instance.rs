@@ -1,0 +1,251 @@
+//! Instances as tenants see them. Every query here says whose.
+
+use std::net::Ipv4Addr;
+
+use coffer_core::id::{InstanceId, ProjectId};
+use coffer_core::instance::{Instance, Operation};
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use crate::row::{Columns, micros, to_json};
+use crate::{Error, Event, InstanceRow, Scope, Store, Write};
+
+/// The columns of an instance, in the order in which `Columns::instance` reads them.
+macro_rules! instance_columns {
+    () => {
+        "i.id, i.project_id, i.name, i.version_id, i.flavor, i.volume_gib, i.address, i.generation, i.settings, \
+         i.built, i.fault, i.created_at, i.updated_at"
+    };
+}
+
+/// Everything that is shown of instances, in the order in which `shown` reads it. The joins find at most one row each.
+macro_rules! select_shown {
+    ($($rest:literal),+) => {
+        concat!(
+            "SELECT ", instance_columns!(), ", s.seen, o.id, o.kind, o.target, o.phase, o.created_at, o.updated_at \
+             FROM instances i LEFT JOIN observed s ON s.instance_id = i.id \
+             LEFT JOIN operations o ON o.instance_id = i.id AND o.is_open WHERE i.deleted_at IS NULL ",
+            $($rest),+
+        )
+    };
+}
+
+pub(crate) use instance_columns;
+
+/// What a project has, deleted instances left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InUse {
+    pub instances: i64,
+    /// All volumes together.
+    pub volume_gib: i64,
+}
+
+impl Store {
+    /// At most `limit` instances with an id after `marker`, by ascending id.
+    pub async fn instances(&self, scope: Scope<'_>, marker: &str, limit: u32) -> Result<Vec<InstanceRow>, Error> {
+        let rows = match scope {
+            Scope::Project(project) => {
+                sqlx::query(select_shown!("AND i.id > $1 AND i.project_id = $3 ORDER BY i.id LIMIT $2"))
+                    .bind(marker)
+                    .bind(i64::from(limit))
+                    .bind(&project.0)
+                    .fetch_all(&self.reader)
+                    .await?
+            }
+            Scope::Admin => {
+                sqlx::query(select_shown!("AND i.id > $1 ORDER BY i.id LIMIT $2"))
+                    .bind(marker)
+                    .bind(i64::from(limit))
+                    .fetch_all(&self.reader)
+                    .await?
+            }
+        };
+        rows.iter().map(shown).collect()
+    }
+
+    /// One instance.
+    pub async fn instance(&self, scope: Scope<'_>, id: InstanceId) -> Result<Option<InstanceRow>, Error> {
+        find(&mut *self.reader.acquire().await?, scope, id).await
+    }
+
+    /// What a project has.
+    pub async fn in_use(&self, project: &ProjectId) -> Result<InUse, Error> {
+        count(&mut *self.reader.acquire().await?, project).await
+    }
+
+    /// All operations of an instance, deleted ones among them, the newest first.
+    pub async fn operations(&self, scope: Scope<'_>, instance: InstanceId) -> Result<Vec<Operation>, Error> {
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            crate::operation::operation_columns!(),
+            " FROM operations o WHERE o.instance_id = $1 AND ($2 IS NULL OR o.project_id = $2) \
+             ORDER BY o.created_at DESC"
+        ))
+        .bind(instance.to_string())
+        .bind(project_of(scope))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter().map(|row| Columns::of(row, "operation").operation()).collect()
+    }
+
+    /// The last `limit` events of an instance, the newest first.
+    pub async fn events(&self, scope: Scope<'_>, instance: InstanceId, limit: u32) -> Result<Vec<Event>, Error> {
+        let rows = sqlx::query(
+            "SELECT e.id, e.message, e.at FROM events e JOIN instances i ON i.id = e.instance_id \
+             WHERE e.instance_id = $1 AND ($2 IS NULL OR i.project_id = $2) ORDER BY e.at DESC LIMIT $3",
+        )
+        .bind(instance.to_string())
+        .bind(project_of(scope))
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        let event = |row| {
+            let mut c = Columns::of(row, "event");
+            Ok(Event { id: c.get()?, message: c.get()?, at: c.time()? })
+        };
+        rows.iter().map(event).collect()
+    }
+
+    /// Gives an instance another name. False when there is no such instance.
+    pub async fn rename(
+        &self,
+        scope: Scope<'_>,
+        id: InstanceId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let mut write = self.write().await?;
+        let done = sqlx::query(
+            "UPDATE instances SET name = $1, updated_at = $2 \
+             WHERE id = $3 AND deleted_at IS NULL AND ($4 IS NULL OR project_id = $4)",
+        )
+        .bind(name)
+        .bind(micros(now))
+        .bind(id.to_string())
+        .bind(project_of(scope))
+        .execute(&mut *write.tx)
+        .await?;
+        write.commit().await?;
+        Ok(done.rows_affected() > 0)
+    }
+}
+
+impl Write {
+    /// One instance, as nobody else can change it while this transaction lasts.
+    pub async fn instance(&mut self, scope: Scope<'_>, id: InstanceId) -> Result<Option<InstanceRow>, Error> {
+        find(&mut self.tx, scope, id).await
+    }
+
+    /// What a project has.
+    pub async fn in_use(&mut self, project: &ProjectId) -> Result<InUse, Error> {
+        count(&mut self.tx, project).await
+    }
+
+    /// An address between `first` and `last` that no instance has. One that became free is given again as late as
+    /// possible, so that clients of a deleted instance do not meet another tenant's. `None` when all are taken.
+    pub async fn free_address(&mut self, first: Ipv4Addr, last: Ipv4Addr) -> Result<Option<Ipv4Addr>, Error> {
+        let (first, last) = (i64::from(u32::from(first)), i64::from(u32::from(last)));
+        let newest: Option<i64> = sqlx::query_scalar(
+            "SELECT address FROM instances WHERE address BETWEEN $1 AND $2 ORDER BY created_at DESC, id DESC LIMIT 1",
+        )
+        .bind(first)
+        .bind(last)
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        let from = newest.map_or(first, |address| address + 1);
+        let found = match self.free_between(from, last).await? {
+            Some(address) => Some(address),
+            None => self.free_between(first, last).await?,
+        };
+        Ok(found.and_then(|address| u32::try_from(address).ok()).map(Ipv4Addr::from))
+    }
+
+    async fn free_between(&mut self, from: i64, to: i64) -> Result<Option<i64>, Error> {
+        if from > to {
+            return Ok(None);
+        }
+        let taken: Option<i64> =
+            sqlx::query_scalar("SELECT address FROM instances WHERE address = $1 AND deleted_at IS NULL")
+                .bind(from)
+                .fetch_optional(&mut *self.tx)
+                .await?;
+        if taken.is_none() {
+            return Ok(Some(from));
+        }
+        // The end of the first run of neighbours; the index is read in order up to it.
+        let end: Option<i64> = sqlx::query_scalar(
+            "SELECT i.address + 1 FROM instances i \
+             WHERE i.deleted_at IS NULL AND i.address >= $1 AND i.address < $2 AND NOT EXISTS \
+                 (SELECT 1 FROM instances n WHERE n.deleted_at IS NULL AND n.address = i.address + 1) \
+             ORDER BY i.address LIMIT 1",
+        )
+        .bind(from)
+        .bind(to)
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        Ok(end)
+    }
+
+    /// Records a new instance.
+    pub async fn insert_instance(&mut self, instance: &Instance) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO instances (id, project_id, name, version_id, flavor, volume_gib, address, generation, \
+                 settings, built, fault, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12)",
+        )
+        .bind(instance.id.to_string())
+        .bind(&instance.project.0)
+        .bind(&instance.name)
+        .bind(instance.version.to_string())
+        .bind(&instance.flavor.0)
+        .bind(i64::from(instance.volume_gib))
+        .bind(i64::from(u32::from(instance.address)))
+        .bind(instance.generation.0.cast_signed())
+        .bind(to_json(&instance.settings)?)
+        .bind(instance.built)
+        .bind(micros(instance.created_at))
+        .bind(micros(instance.updated_at))
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+}
+
+async fn find(
+    connection: &mut SqliteConnection,
+    scope: Scope<'_>,
+    id: InstanceId,
+) -> Result<Option<InstanceRow>, Error> {
+    let row = sqlx::query(select_shown!("AND i.id = $1 AND ($2 IS NULL OR i.project_id = $2)"))
+        .bind(id.to_string())
+        .bind(project_of(scope))
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(shown).transpose()
+}
+
+async fn count(connection: &mut SqliteConnection, project: &ProjectId) -> Result<InUse, Error> {
+    let row = sqlx::query(
+        "SELECT COUNT(*), COALESCE(SUM(i.volume_gib), 0) FROM instances i \
+         WHERE i.deleted_at IS NULL AND i.project_id = $1",
+    )
+    .bind(&project.0)
+    .fetch_one(connection)
+    .await?;
+    let mut c = Columns::of(&row, "instance");
+    Ok(InUse { instances: c.get()?, volume_gib: c.get()? })
+}
+
+fn shown(row: &SqliteRow) -> Result<InstanceRow, Error> {
+    let mut c = Columns::of(row, "instance");
+    Ok(InstanceRow { instance: c.instance()?, observed: c.json_optional()?, open: c.open_operation()? })
+}
+
+/// For `$n IS NULL OR project_id = $n`: null is everybody.
+fn project_of(scope: Scope<'_>) -> Option<&str> {
+    match scope {
+        Scope::Project(project) => Some(&project.0),
+        Scope::Admin => None,
+    }
+}

@@ -1,0 +1,286 @@
+//! Operations: opened by the application, worked off by whoever has claimed them.
+//!
+//! A claim raises the epoch; every write of the claimant names it. The lease keeps two runners from claiming the same
+//! operation in turns; it is not what makes writes safe, the epoch is.
+
+use coffer_core::finding::Cause;
+use coffer_core::id::{Digest, Generation, InstanceId, OperationId, TaskId, VersionId};
+use coffer_core::instance::{Fault, Instance, Operation};
+use coffer_core::operation::Phase;
+use coffer_core::task::TaskResult;
+use jiff::Timestamp;
+
+use crate::instance::instance_columns;
+use crate::row::{Columns, micros, to_json};
+use crate::{Desire, Error, Store, Write};
+
+/// The columns of an operation, in the order in which `Columns::operation` reads them.
+macro_rules! operation_columns {
+    () => {
+        "o.id, o.instance_id, o.project_id, o.kind, o.target, o.plan, o.phase, o.epoch, o.steps, o.findings, o.gap_us, \
+         o.created_at, o.updated_at"
+    };
+}
+pub(crate) use operation_columns;
+
+/// An open operation with what is needed to work on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Work {
+    pub operation: Operation,
+    pub instance: Instance,
+    /// What the agent answered and nobody used yet.
+    pub results: Vec<TaskResult>,
+}
+
+/// What else becomes true when an operation moves, in the same transaction.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The agent is to run this.
+    Desire(Desire),
+    /// This image was fetched for the version.
+    Image { version: VersionId, digest: Digest },
+    /// The instance has served.
+    Built { generation: Generation },
+    /// The instance runs this, and it was proven.
+    Runs(Desire),
+    /// The instance is gone.
+    Deleted,
+}
+
+impl Store {
+    /// Everything that is open, with what agents answered, the oldest first. For the runner: it works for all projects.
+    pub async fn open_operations(&self) -> Result<Vec<Work>, Error> {
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            operation_columns!(),
+            ", ",
+            instance_columns!(),
+            ", r.result FROM operations o JOIN instances i ON i.id = o.instance_id \
+             LEFT JOIN task_results r ON r.operation_id = o.id WHERE o.is_open ORDER BY o.created_at, o.id"
+        ))
+        .fetch_all(&self.reader)
+        .await?;
+        let mut open: Vec<Work> = Vec::new();
+        for row in &rows {
+            let mut c = Columns::of(row, "operation");
+            let (operation, instance) = (c.operation()?, c.instance()?);
+            let result: Option<TaskResult> = c.json_optional()?;
+            match open.last_mut() {
+                Some(work) if work.operation.id == operation.id => work.results.extend(result),
+                _ => open.push(Work { operation, instance, results: result.into_iter().collect() }),
+            }
+        }
+        Ok(open)
+    }
+
+    /// Claims an open operation that nobody has a lease of, until `lease_until`. `None` when somebody else was faster.
+    pub async fn claim(
+        &self,
+        id: OperationId,
+        now: Timestamp,
+        lease_until: Timestamp,
+    ) -> Result<Option<Operation>, Error> {
+        let mut write = self.write().await?;
+        let row = sqlx::query(concat!(
+            "UPDATE operations AS o SET epoch = epoch + 1, lease_until = $1 \
+             WHERE o.id = $2 AND o.is_open AND o.lease_until <= $3 RETURNING ",
+            "id, instance_id, project_id, kind, target, plan, phase, epoch, steps, findings, gap_us, created_at, \
+             updated_at"
+        ))
+        .bind(micros(lease_until))
+        .bind(id.to_string())
+        .bind(micros(now))
+        .fetch_optional(&mut *write.tx)
+        .await?;
+        write.commit().await?;
+        row.map(|row| Columns::of(&row, "operation").operation()).transpose()
+    }
+
+    /// Writes where the operation stands now, and with it the changes, what went wrong, and that the answers so far are
+    /// used. Done clears the instance's fault; undone or stuck sets it. All of it or, fenced, nothing.
+    pub async fn save(&self, operation: &Operation, changes: &[Change], lease_until: Timestamp) -> Result<(), Error> {
+        let mut write = self.write().await?;
+        let done = sqlx::query(
+            "UPDATE operations SET plan = $1, phase = $2, is_open = $3, steps = $4, findings = $5, gap_us = $6, \
+                 updated_at = $7, lease_until = $8 WHERE id = $9 AND epoch = $10 AND is_open",
+        )
+        .bind(to_json(&operation.plan)?)
+        .bind(to_json(&operation.phase)?)
+        .bind(operation.is_open())
+        .bind(to_json(&operation.steps)?)
+        .bind(to_json(&operation.findings)?)
+        .bind(operation.gap_us.map(u64::cast_signed))
+        .bind(micros(operation.updated_at))
+        .bind(micros(lease_until))
+        .bind(operation.id.to_string())
+        .bind(operation.epoch.0)
+        .execute(&mut *write.tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Err(Error::Fenced(operation.id));
+        }
+        sqlx::query("DELETE FROM task_results WHERE operation_id = $1")
+            .bind(operation.id.to_string())
+            .execute(&mut *write.tx)
+            .await?;
+        for change in changes {
+            write.apply(operation.instance, change, operation.updated_at).await?;
+        }
+        match &operation.phase {
+            Phase::Done => write.set_fault(operation.instance, None, operation.updated_at).await?,
+            Phase::Undone { cause } | Phase::Stuck { cause, .. } => {
+                write.set_fault(operation.instance, Some(cause), operation.updated_at).await?;
+            }
+            Phase::Forward { .. } | Phase::Backward { .. } => {}
+        }
+        write.commit().await
+    }
+
+    /// Gives a claim back, so that anybody can go on at once. Fenced, it has been given back already.
+    pub async fn release(&self, operation: &Operation) -> Result<(), Error> {
+        let mut write = self.write().await?;
+        sqlx::query("UPDATE operations SET lease_until = 0 WHERE id = $1 AND epoch = $2")
+            .bind(operation.id.to_string())
+            .bind(operation.epoch.0)
+            .execute(&mut *write.tx)
+            .await?;
+        write.commit().await
+    }
+
+    /// Gives all claims back. Only for a process that knows to be the only one: what a former one had claimed is free.
+    pub async fn release_all(&self) -> Result<(), Error> {
+        let mut write = self.write().await?;
+        sqlx::query("UPDATE operations SET lease_until = 0 WHERE is_open").execute(&mut *write.tx).await?;
+        write.commit().await
+    }
+
+    /// Keeps an agent's answer for whoever works on the operation. Delivered twice, kept once; answers to operations
+    /// that are over are not needed by anybody.
+    pub async fn insert_result(&self, operation: OperationId, result: &TaskResult) -> Result<(), Error> {
+        let mut write = self.write().await?;
+        sqlx::query(
+            "INSERT INTO task_results (operation_id, task_id, result) \
+             SELECT $1, $2, $3 FROM operations WHERE id = $1 AND is_open \
+             ON CONFLICT (operation_id, task_id) DO NOTHING",
+        )
+        .bind(operation.to_string())
+        .bind(&result.id.0)
+        .bind(to_json(result)?)
+        .execute(&mut *write.tx)
+        .await?;
+        write.commit().await
+    }
+
+    /// The answer to one task of an operation, if it has arrived.
+    pub async fn result(&self, operation: OperationId, task: &TaskId) -> Result<Option<TaskResult>, Error> {
+        let row = sqlx::query("SELECT task_id, result FROM task_results WHERE operation_id = $1 AND task_id = $2")
+            .bind(operation.to_string())
+            .bind(&task.0)
+            .fetch_optional(&self.reader)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let mut c = Columns::of(&row, "task result");
+        let _id: &str = c.get()?;
+        c.json().map(Some)
+    }
+}
+
+impl Write {
+    /// Opens an operation, unless the instance has one already: then nothing of this transaction may be committed.
+    pub async fn insert_operation(&mut self, operation: &Operation) -> Result<(), Error> {
+        let written = sqlx::query(
+            "INSERT INTO operations (id, instance_id, project_id, kind, target, plan, phase, is_open, epoch, \
+                 lease_until, steps, findings, gap_us, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, NULL, $12, $13)",
+        )
+        .bind(operation.id.to_string())
+        .bind(operation.instance.to_string())
+        .bind(&operation.project.0)
+        .bind(operation.kind.name())
+        .bind(operation.target.map(|v| v.to_string()))
+        .bind(to_json(&operation.plan)?)
+        .bind(to_json(&operation.phase)?)
+        .bind(operation.is_open())
+        .bind(operation.epoch.0)
+        .bind(to_json(&operation.steps)?)
+        .bind(to_json(&operation.findings)?)
+        .bind(micros(operation.created_at))
+        .bind(micros(operation.updated_at))
+        .execute(&mut *self.tx)
+        .await;
+        match written {
+            Err(sqlx::Error::Database(e)) if e.is_unique_violation() => {
+                Err(self.open_kind(operation.instance).await?.unwrap_or_else(|| sqlx::Error::Database(e).into()))
+            }
+            written => written.map(|_| ()).map_err(Error::from),
+        }
+    }
+
+    async fn open_kind(&mut self, instance: InstanceId) -> Result<Option<Error>, Error> {
+        let row = sqlx::query("SELECT o.kind FROM operations o WHERE o.instance_id = $1 AND o.is_open")
+            .bind(instance.to_string())
+            .fetch_optional(&mut *self.tx)
+            .await?;
+        row.map(|row| Ok(Error::Busy { instance, kind: Columns::of(&row, "operation").kind()? })).transpose()
+    }
+
+    /// Ends an operation that is stuck, because something else takes its place. Whoever still works on it is fenced.
+    pub async fn end_stuck(&mut self, id: OperationId, cause: &Cause, now: Timestamp) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE operations SET phase = $1, is_open = FALSE, epoch = epoch + 1, updated_at = $2 \
+             WHERE id = $3 AND is_open",
+        )
+        .bind(to_json(&Phase::Undone { cause: cause.clone() })?)
+        .bind(micros(now))
+        .bind(id.to_string())
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    async fn apply(&mut self, instance: InstanceId, change: &Change, now: Timestamp) -> Result<(), Error> {
+        let query = match change {
+            Change::Desire(desire) => {
+                sqlx::query("UPDATE instances SET desired = $2, updated_at = $3 WHERE id = $1")
+                    .bind(instance.to_string())
+                    .bind(to_json(desire)?)
+                    .bind(micros(now))
+            }
+            Change::Image { version, digest } => return self.record_image(*version, digest).await,
+            Change::Built { generation } => {
+                sqlx::query("UPDATE instances SET built = TRUE, generation = $2, updated_at = $3 WHERE id = $1")
+                    .bind(instance.to_string())
+                    .bind(generation.0.cast_signed())
+                    .bind(micros(now))
+            }
+            Change::Runs(desire) => sqlx::query(
+                "UPDATE instances SET version_id = $2, settings = $3, generation = $4, desired = $5, updated_at = $6 \
+                 WHERE id = $1",
+            )
+            .bind(instance.to_string())
+            .bind(desire.engine.version.to_string())
+            .bind(to_json(&desire.engine.settings)?)
+            .bind(desire.generation.0.cast_signed())
+            .bind(to_json(desire)?)
+            .bind(micros(now)),
+            Change::Deleted => {
+                sqlx::query("UPDATE instances SET desired = NULL, deleted_at = $2, updated_at = $2 WHERE id = $1")
+                    .bind(instance.to_string())
+                    .bind(micros(now))
+            }
+        };
+        query.execute(&mut *self.tx).await?;
+        Ok(())
+    }
+
+    async fn set_fault(&mut self, instance: InstanceId, cause: Option<&Cause>, at: Timestamp) -> Result<(), Error> {
+        let fault = cause.map(|cause| to_json(&Fault { at, cause: cause.clone() })).transpose()?;
+        sqlx::query("UPDATE instances SET fault = $2, updated_at = $3 WHERE id = $1")
+            .bind(instance.to_string())
+            .bind(fault)
+            .bind(micros(at))
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+}
