@@ -1,0 +1,100 @@
+//! Instances, versions and specs to plan with. The same values every time, so that they can stand in golden files.
+
+use std::net::Ipv4Addr;
+
+use coffer_core::datastore::{Datastore, Number, Version};
+use coffer_core::flavor::Flavor;
+use coffer_core::id::{Digest, FlavorId, Generation, InstanceId, OperationId, ProjectId, VersionId};
+use coffer_core::instance::{Engine, Instance, Observed};
+use coffer_core::plan::Snapshot;
+use coffer_core::spec::Settings;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+/// The operation that every fixture's snapshot plans for.
+pub const OPERATION: OperationId = OperationId(Uuid::from_u128(0x0b));
+
+/// An instance with all that a planner wants to know of it.
+#[derive(Clone, Debug)]
+pub struct Fixture {
+    pub instance: Instance,
+    pub flavor: Flavor,
+    pub observed: Observed,
+    /// Redis 7.0.15, which the instance runs, and Redis 8.0.2.
+    pub catalogue: [Version; 2],
+}
+
+impl Fixture {
+    /// A Redis 7.0.15 that serves, with one setting of its tenant.
+    pub fn serving() -> Self {
+        let catalogue = [version(1, Datastore::Redis, "7.0.15"), version(2, Datastore::Redis, "8.0.2")];
+        let number = catalogue[0].number;
+        let instance = Instance {
+            id: InstanceId(Uuid::from_u128(0x1a)),
+            project: ProjectId::from("0123456789abcdef0123456789abcdef"),
+            name: "redis_test".to_owned(),
+            version: catalogue[0].id,
+            flavor: FlavorId::from("1"),
+            volume_gib: 2,
+            address: Ipv4Addr::new(127, 20, 0, 5),
+            generation: Generation(4),
+            settings: Settings::from([("maxmemory-policy".to_owned(), "allkeys-lru".to_owned())]),
+            built: true,
+            fault: None,
+            created_at: Timestamp::UNIX_EPOCH,
+            updated_at: Timestamp::UNIX_EPOCH,
+        };
+        let observed = Observed {
+            at: Timestamp::UNIX_EPOCH,
+            generation: instance.generation,
+            engine: Engine::Serving,
+            running: Some(number),
+            on_disk: Some(number),
+            volume_used_bytes: 0,
+            isolation: Vec::new(),
+            settling: false,
+        };
+        let flavor = Flavor { id: FlavorId::from("1"), name: "small".to_owned(), ram_mib: 512, vcpus: 1 };
+        Self { instance, flavor, observed, catalogue }
+    }
+
+    /// The same instance before it was ever built.
+    pub fn unbuilt() -> Self {
+        let mut fixture = Self::serving();
+        fixture.instance.built = false;
+        fixture.instance.generation = Generation::default();
+        fixture
+    }
+
+    /// What the planners decide from.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            operation: OPERATION,
+            instance: &self.instance,
+            version: &self.catalogue[0],
+            flavor: &self.flavor,
+            open: None,
+            observed: self.instance.built.then_some(&self.observed),
+            catalogue: &self.catalogue,
+        }
+    }
+
+    /// The version to upgrade to.
+    pub fn target(&self) -> &Version {
+        &self.catalogue[1]
+    }
+}
+
+/// An active version whose id and digest are made of `n`.
+pub fn version(n: u8, datastore: Datastore, number: &str) -> Version {
+    Version {
+        id: VersionId(Uuid::from_u128(u128::from(n))),
+        datastore,
+        name: number.to_owned(),
+        number: number.parse::<Number>().expect("a fixture's version number"),
+        image: Some(Digest(format!("sha256:{n:064x}"))),
+        active: true,
+        default: false,
+        sources: serde_json::json!([{ "directory": format!("engines/{datastore}-{number}") }]),
+    }
+}

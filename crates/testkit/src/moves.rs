@@ -1,0 +1,121 @@
+//! What each step does to the world: a list of moves there and a list of moves back.
+//!
+//! A move is the smallest thing that happens as a whole. Every move makes something true and may be made again, so a
+//! step may be cut off between any two of its moves and taken again.
+
+use coffer_core::id::{Generation, OperationId};
+use coffer_core::plan::{Record, Step};
+use coffer_core::section::{Section, SectionStep};
+use coffer_core::spec::{EngineSpec, ImageWanted};
+use coffer_core::task::Task;
+
+/// The smallest thing that happens as a whole.
+#[derive(Clone, Copy, Debug)]
+pub enum Move<'a> {
+    /// There is a place with an empty volume.
+    MakePlace,
+    /// There is none, and nothing of it.
+    DropPlace,
+    /// The image is here.
+    Fetch(&'a ImageWanted),
+    /// The target would start: its image is here, and nothing else is touched.
+    TryTarget(&'a EngineSpec),
+    /// It serves, as expected.
+    ExpectServing(&'a EngineSpec),
+    /// Configuration and record of the agent say this.
+    Configure(&'a EngineSpec, Generation),
+    /// The engine of the configuration runs, reachable for the agent alone.
+    Start,
+    /// The engine that runs is this one and holds what was counted.
+    Prove(&'a EngineSpec),
+    /// Clients get in.
+    Open,
+    /// What the engine holds in memory will be on disk when it stops.
+    TakeMeasures,
+    LiftMeasures,
+    /// Writes wait.
+    HoldWrites,
+    ReleaseWrites,
+    /// What the engine holds is counted.
+    Count,
+    ForgetCount,
+    /// The engine has ended cleanly.
+    Stop,
+    /// The engine is gone, and with it what it holds in memory.
+    Kill,
+    /// Data and configuration are being copied; not to be used yet.
+    Copy(OperationId),
+    /// The copy is complete.
+    Seal,
+    DropPreImage,
+    /// The data are those of the pre-image, where there is a complete one.
+    RestoreData,
+    /// The same for the configuration.
+    RestoreConfiguration,
+    /// The control plane has written this down.
+    Write(&'a Record),
+    /// What the control plane wrote down is as it was. No step may need this.
+    Unwrite,
+}
+
+/// The critical section that a step hands over, if that is what it does.
+pub fn section_of(step: &Step) -> Option<&Section> {
+    let Step::Ask { task, .. } = step else { return None };
+    let Task::Section(section) = &**task else { return None };
+    Some(section)
+}
+
+/// The moves of a step of the control plane. Empty for a section, which the agent works off by itself.
+pub fn of_step(step: &Step) -> Vec<Move<'_>> {
+    match step {
+        Step::EnsurePlace => vec![Move::MakePlace],
+        Step::DropPlace => vec![Move::DropPlace],
+        Step::Run { spec, generation, .. } => {
+            vec![Move::Configure(spec, *generation), Move::Start, Move::Prove(spec), Move::Open]
+        }
+        Step::Ask { task, .. } => match &**task {
+            Task::Fetch { image } => vec![Move::Fetch(image)],
+            Task::Check { to, .. } => vec![Move::TryTarget(to)],
+            Task::Verify { expect } => vec![Move::ExpectServing(expect)],
+            Task::Section(_) => vec![],
+        },
+        Step::Record(record) => vec![Move::Write(record)],
+    }
+}
+
+/// The moves of its undo.
+pub fn of_step_undo(step: &Step) -> Vec<Move<'static>> {
+    match step {
+        Step::EnsurePlace => vec![Move::DropPlace],
+        Step::DropPlace | Step::Run { .. } | Step::Ask { .. } => vec![],
+        Step::Record(_) => vec![Move::Unwrite],
+    }
+}
+
+/// The moves of a step of a critical section.
+pub fn of_section(section: &Section, step: SectionStep) -> Vec<Move<'_>> {
+    match step {
+        SectionStep::Prepare => vec![Move::TakeMeasures],
+        SectionStep::Quiesce => vec![Move::HoldWrites, Move::Count],
+        SectionStep::Stop => vec![Move::Stop],
+        SectionStep::Keep => vec![Move::Copy(section.operation), Move::Seal],
+        SectionStep::Swap => vec![Move::Configure(&section.to, section.generation)],
+        SectionStep::Start => vec![Move::Start],
+        SectionStep::Prove => vec![Move::Prove(&section.to)],
+        // A restart swaps nothing, so its generation becomes true here.
+        SectionStep::Open => vec![Move::Configure(&section.to, section.generation), Move::Open, Move::ForgetCount],
+    }
+}
+
+/// The moves of its undo.
+pub fn of_section_undo(section: &Section, step: SectionStep) -> Vec<Move<'_>> {
+    match step {
+        SectionStep::Prepare => vec![Move::LiftMeasures],
+        SectionStep::Quiesce => vec![Move::ForgetCount, Move::ReleaseWrites],
+        SectionStep::Stop => vec![Move::Start, Move::Prove(&section.from), Move::Open],
+        SectionStep::Keep => vec![Move::DropPreImage],
+        SectionStep::Swap => vec![Move::RestoreConfiguration],
+        SectionStep::Start => vec![Move::Kill, Move::RestoreData],
+        SectionStep::Prove | SectionStep::Open => vec![],
+    }
+}
