@@ -7,11 +7,11 @@
 //!     Failed, before the |        | Failed, past the point of no return: again, and
 //!     point of no return |        | after the last attempt
 //!                        v        v
-//!              Backward{at}      Stuck{at, backward: false} --Retry--> Forward{at, begun}
+//!              Backward{at}      Stuck{at} --Retry--> Forward{at, begun}
 //!                 |   ^  \
 //!         Undone  |   |   \ UndoFailed: again, and after the last attempt
 //!                 v   |    v
-//!      Backward{at-1} |   Stuck{at, backward: true} --Retry--> Backward{at}
+//!      Backward{at-1} |   Stuck{at, undoing} --Retry--> Backward{at}
 //!                 |
 //!                 v (first step undone)
 //!              Undone
@@ -22,6 +22,10 @@
 //!   are idempotent.
 //! - The step that failed is undone too, because it may have acted in part.
 //! - Once the step at the point of no return has begun, nothing is undone any more.
+//! - A cancel comes between two steps, before the point of no return is reached. A step that was begun may be in the
+//!   hands of somebody else, who may be past a point of no return of their own; who does a step may give it up by
+//!   reporting that it failed. And what stands right before the point of no return may have been opened to clients, such
+//!   as a section before its record.
 //!
 //! The same machine drives the control plane's plans and the agent's critical section.
 
@@ -35,6 +39,7 @@ pub const ATTEMPTS: u32 = 5;
 /// The steps, decided completely before anything is touched.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan<S> {
+    /// Never empty.
     pub steps: Vec<S>,
     /// The index of the first step that is not undone once it has begun. `steps.len()` where all can be undone.
     pub point_of_no_return: usize,
@@ -56,7 +61,13 @@ pub enum Phase {
     /// Wholly old.
     Undone { cause: Cause },
     /// Neither, and it needs a person: try again, or mend by hand.
-    Stuck { at: usize, cause: Cause, backward: bool },
+    Stuck {
+        at: usize,
+        cause: Cause,
+        /// Why it was being undone, where it was on the way back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        undoing: Option<Cause>,
+    },
 }
 
 impl Phase {
@@ -105,7 +116,7 @@ pub enum Event {
     UndoSucceeded,
     /// The undo did not, or only in part.
     UndoFailed(Cause),
-    /// A person wants it undone.
+    /// A person wants it undone. Fits only between two steps, before the point of no return.
     Cancel(Cause),
     /// A person wants the stuck step tried again.
     Retry,
@@ -149,14 +160,13 @@ pub fn apply<S>(plan: &Plan<S>, phase: &Phase, event: Event) -> Result<Phase, Il
             } else if attempt + 1 < ATTEMPTS {
                 Phase::Forward { at, begun: true, attempt: attempt + 1 }
             } else {
-                Phase::Stuck { at, cause, backward: false }
+                Phase::Stuck { at, cause, undoing: None }
             }
         }
-        (&Phase::Forward { at, begun, .. }, Event::Cancel(cause)) if before_return(plan, at, begun) => {
-            match (begun, at.checked_sub(1)) {
-                (true, _) => Phase::Backward { at, attempt: 0, cause },
-                (false, Some(before)) => Phase::Backward { at: before, attempt: 0, cause },
-                (false, None) => Phase::Undone { cause },
+        (&Phase::Forward { at, begun: false, .. }, Event::Cancel(cause)) if at < plan.point_of_no_return => {
+            match at.checked_sub(1) {
+                Some(before) => Phase::Backward { at: before, attempt: 0, cause },
+                None => Phase::Undone { cause },
             }
         }
         (Phase::Backward { at, cause, .. }, Event::UndoSucceeded) => match at.checked_sub(1) {
@@ -168,22 +178,18 @@ pub fn apply<S>(plan: &Plan<S>, phase: &Phase, event: Event) -> Result<Phase, Il
                 Phase::Backward { at: *at, attempt: attempt + 1, cause: cause.clone() }
             } else {
                 // Both are needed at 3 am: what went wrong first, and what keeps it from being put back.
-                let cause = Cause {
+                let both = Cause {
                     message: format!("{}; and the way back failed: {}", cause.message, why.message),
                     hint: why.hint,
                     findings: cause.findings.clone(),
                 };
-                Phase::Stuck { at: *at, cause, backward: true }
+                Phase::Stuck { at: *at, cause: both, undoing: Some(cause.clone()) }
             }
         }
-        (&Phase::Stuck { at, backward: false, .. }, Event::Retry) => Phase::Forward { at, begun: true, attempt: 0 },
-        (Phase::Stuck { at, backward: true, cause }, Event::Retry) => {
+        (&Phase::Stuck { at, undoing: None, .. }, Event::Retry) => Phase::Forward { at, begun: true, attempt: 0 },
+        (Phase::Stuck { at, undoing: Some(cause), .. }, Event::Retry) => {
             Phase::Backward { at: *at, attempt: 0, cause: cause.clone() }
         }
         (_, event) => return Err(illegal(&event)),
     })
-}
-
-fn before_return<S>(plan: &Plan<S>, at: usize, begun: bool) -> bool {
-    at < plan.point_of_no_return || (!begun && at == plan.point_of_no_return)
 }

@@ -27,9 +27,10 @@ pub enum Step {
     /// Tell the agent what to run, and wait until it does. Undone with the place.
     Run { spec: Box<EngineSpec>, generation: Generation, within_seconds: u32 },
     /// Ask the agent for something, and wait for the answer. Tasks leave nothing behind when they fail, and what they
-    /// leave when they succeed is for the collector, so there is nothing to undo.
+    /// leave when they succeed is for the collector, so there is nothing to undo. A section that succeeded is never undone:
+    /// it stands right before the point of no return.
     Ask { task: Box<Task>, within_seconds: u32 },
-    /// Write down what is now true.
+    /// Write down what is now true. Always at or past the point of no return, so never undone.
     Record(Record),
 }
 
@@ -173,7 +174,9 @@ pub fn plan_create(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
         Step::Run { spec: Box::new(spec), generation, within_seconds: FIRST_START_SECONDS },
         Step::Record(Record::Built { generation }),
     ];
-    Ok(Planned { plan: undoable(steps), findings, settings: engine::SettingsChange::default() })
+    // The engine is open to the tenant: that it is written down late is no reason to drop it with what it holds.
+    let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes: Vec::new() };
+    Ok(Planned { plan, findings, settings: engine::SettingsChange::default() })
 }
 
 /// From the recorded version to `to`. Asked for the version that it already has, the plan proves just that.
@@ -183,8 +186,8 @@ pub fn plan_upgrade(snapshot: &Snapshot<'_>, to: &Version) -> Result<Planned, Re
     if from.id == to.id {
         refuse(&findings)?;
         let steps = vec![ask(Task::Verify { expect: snapshot.spec() }, CHECK_SECONDS)];
-        let mut plan = undoable(steps);
-        plan.notes.push(format!("{} is what it runs already: nothing is changed, only proven", to.label()));
+        let notes = vec![format!("{} is what it runs already: nothing is changed, only proven", to.label())];
+        let plan = Plan { point_of_no_return: steps.len(), steps, notes };
         return Ok(Planned { plan, findings, settings: engine::SettingsChange::default() });
     }
     if !to.active {
@@ -247,10 +250,6 @@ fn target_spec(snapshot: &Snapshot<'_>, to: &Version, settings: Settings) -> Eng
 
 fn ask(task: Task, within_seconds: u32) -> Step {
     Step::Ask { task: Box::new(task), within_seconds }
-}
-
-fn undoable(steps: Vec<Step>) -> Plan<Step> {
-    Plan { point_of_no_return: steps.len(), steps, notes: Vec::new() }
 }
 
 fn refuse(findings: &[Finding]) -> Result<(), Refusal> {

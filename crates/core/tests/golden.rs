@@ -1,0 +1,197 @@
+//! Plans, phases and results lie in stores and journals, and newer binaries finish what older ones have begun. So every
+//! variant of what lies there has one file that says how it is written, and that is never changed.
+//!
+//! A new variant does not compile here until it has an entry, and does not pass until its file is there:
+//! `COFFER_GOLDEN=write` writes files that are missing. It overwrites none.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use coffer_core::finding::{Cause, Finding};
+use coffer_core::id::{Generation, TaskId};
+use coffer_core::operation::{Phase, Plan};
+use coffer_core::plan::{Record, Step};
+use coffer_core::section::{Section, SectionStep};
+use coffer_core::spec::EngineSpec;
+use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, StepEnd, StepRecord, Task, TaskResult};
+use coffer_testkit::fixture::{self, Fixture};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// One test per type: an exhaustive match from its variants to the names of their files, and a sample of each.
+macro_rules! golden {
+    ($test:ident: $type:ty { $($variant:pat => $file:literal: $sample:expr,)+ }) => {
+        #[test]
+        fn $test() {
+            let file = |value: &$type| match value { $($variant => $file,)+ };
+            let samples: Vec<$type> = vec![$($sample),+];
+            let files: Vec<_> = samples.iter().map(&file).collect();
+            assert_eq!(files, [$($file),+], "a sample is of another variant than its entry");
+            for sample in &samples {
+                check(stringify!($test), file(sample), sample);
+            }
+            assert_all_named(stringify!($test), &files);
+        }
+    };
+}
+
+golden!(step: Step {
+    Step::EnsurePlace => "ensure_place": Step::EnsurePlace,
+    Step::DropPlace => "drop_place": Step::DropPlace,
+    Step::Run { .. } => "run": Step::Run { spec: Box::new(from()), generation: Generation(5), within_seconds: 120 },
+    Step::Ask { .. } => "ask": Step::Ask {
+        task: Box::new(Task::Fetch { image: to().image }),
+        within_seconds: 1800,
+    },
+    Step::Record(_) => "record": Step::Record(Record::Deleted),
+});
+
+golden!(record: Record {
+    Record::Built { .. } => "built": Record::Built { generation: Generation(1) },
+    Record::Runs { .. } => "runs": Record::Runs { spec: Box::new(to()), generation: Generation(5) },
+    Record::Deleted => "deleted": Record::Deleted,
+});
+
+golden!(task: Task {
+    Task::Fetch { .. } => "fetch": Task::Fetch { image: to().image },
+    Task::Check { .. } => "check": Task::Check { to: to(), try_target: true },
+    Task::Verify { .. } => "verify": Task::Verify { expect: from() },
+    Task::Section(_) => "section": Task::Section(Box::new(Section {
+        operation: fixture::OPERATION,
+        from: from(),
+        to: to(),
+        generation: Generation(5),
+        plan: Plan {
+            steps: vec![SectionStep::Prepare, SectionStep::Open],
+            point_of_no_return: 1,
+            notes: Vec::new(),
+        },
+    })),
+});
+
+golden!(section_step: SectionStep {
+    SectionStep::Prepare => "prepare": SectionStep::Prepare,
+    SectionStep::Quiesce => "quiesce": SectionStep::Quiesce,
+    SectionStep::Stop => "stop": SectionStep::Stop,
+    SectionStep::Keep => "keep": SectionStep::Keep,
+    SectionStep::Swap => "swap": SectionStep::Swap,
+    SectionStep::Start => "start": SectionStep::Start,
+    SectionStep::Prove => "prove": SectionStep::Prove,
+    SectionStep::Open => "open": SectionStep::Open,
+});
+
+golden!(phase: Phase {
+    Phase::Forward { .. } => "forward": Phase::Forward { at: 7, begun: true, attempt: 2 },
+    Phase::Backward { .. } => "backward": Phase::Backward { at: 6, attempt: 1, cause: cause() },
+    Phase::Done => "done": Phase::Done,
+    Phase::Undone { .. } => "undone": Phase::Undone { cause: cause() },
+    Phase::Stuck { undoing: None, .. } => "stuck": Phase::Stuck { at: 7, cause: cause(), undoing: None },
+    Phase::Stuck { undoing: Some(_), .. } => "stuck_undoing":
+        Phase::Stuck { at: 2, cause: cause(), undoing: Some(Cause::new("the new engine exits at start", "")) },
+});
+
+golden!(outcome: Outcome {
+    Outcome::Done(_) => "done": Outcome::Done(Box::new(learned())),
+    Outcome::Failed { .. } => "failed": Outcome::Failed { cause: cause(), learned: Box::default() },
+});
+
+golden!(plan: Plan<Step> {
+    Plan { .. } => "create": Plan {
+        steps: vec![Step::EnsurePlace, Step::Record(Record::Built { generation: Generation(1) })],
+        point_of_no_return: 1,
+        notes: vec!["nothing else was considered".to_owned()],
+    },
+});
+
+golden!(order: Order {
+    Order { .. } => "verify": Order { id: TaskId::from("0b/0"), task: Task::Verify { expect: from() } },
+});
+
+golden!(result: TaskResult {
+    TaskResult { .. } => "failed": TaskResult {
+        id: TaskId::from("0b/0"),
+        outcome: Outcome::Failed { cause: Cause::new("it broke", ""), learned: Box::default() },
+    },
+});
+
+fn from() -> EngineSpec {
+    Fixture::serving().snapshot().spec()
+}
+
+fn to() -> EngineSpec {
+    let fixture = Fixture::serving();
+    let i = &fixture.instance;
+    EngineSpec::new(fixture.target(), &fixture.flavor, i.volume_gib, i.address, i.settings.clone())
+}
+
+fn cause() -> Cause {
+    let findings = vec![Finding::error("disk.full", "volume", "4096 bytes are free", "make room")];
+    Cause { message: "there is no room for the pre-image".to_owned(), hint: "make room".to_owned(), findings }
+}
+
+fn learned() -> Learned {
+    let end = |name: &str, end| StepRecord {
+        name: name.to_owned(),
+        began_at: Timestamp::UNIX_EPOCH,
+        ended_at: Some(Timestamp::UNIX_EPOCH),
+        end: Some(end),
+        detail: "as planned".to_owned(),
+    };
+    let spec = to();
+    Learned {
+        image: spec.image.digest.clone().map(|digest| ImageFound {
+            digest,
+            number: spec.number,
+            source: "a directory".to_owned(),
+        }),
+        findings: vec![
+            Finding::warning("settings.dropped", "setting a", "unknown", ""),
+            Finding::notice("x", "y", "z", ""),
+        ],
+        preview: Some(Preview {
+            preimage_method: "hard link".to_owned(),
+            preimage_bytes: 4096,
+            preimage_millis: 2,
+            while_serving: vec!["a background save".to_owned()],
+            stops: "the engine".to_owned(),
+            gap_millis: 40,
+        }),
+        steps: vec![
+            end("prepare", StepEnd::Done),
+            end("quiesce", StepEnd::Failed),
+            end("undo quiesce", StepEnd::UndoFailed),
+            end("undo prepare", StepEnd::Undone),
+        ],
+        gap_us: Some(41_000),
+    }
+}
+
+fn directory(of: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", of].iter().collect()
+}
+
+/// The value is written as its file says, and what the file says is read as the value.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(of: &str, file: &str, value: &T) {
+    let path = directory(of).join(format!("{file}.json"));
+    let written = serde_json::to_string_pretty(value).expect("written") + "\n";
+    if std::env::var_os("COFFER_GOLDEN").is_some_and(|v| v == "write") && !path.exists() {
+        fs_err::create_dir_all(directory(of)).expect("a directory for golden files");
+        fs_err::write(&path, &written).expect("a golden file");
+    }
+    let golden = fs_err::read_to_string(&path).expect("every variant has a golden file");
+    assert_eq!(
+        written, golden,
+        "{of}::{file} is written in another way than before: stores would not be read any more"
+    );
+    assert_eq!(&serde_json::from_str::<T>(&golden).expect("read"), value, "{of}::{file} is read as something else");
+}
+
+/// A file without a variant is one that was renamed or removed, and stores may still have it.
+fn assert_all_named(of: &str, files: &[&str]) {
+    for entry in fs_err::read_dir(directory(of)).expect("golden files") {
+        let path = entry.expect("a golden file").path();
+        let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+        assert!(files.contains(&name), "{} has no variant any more", path.display());
+    }
+}
