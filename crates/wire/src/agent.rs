@@ -14,6 +14,7 @@
 //! HTTP over a unix socket that only the control plane's own user can reach. Everything an agent is told is idempotent:
 //! generations older than the one it has are refused, tasks are done once per id.
 
+use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, InstanceId, TaskId};
 use coffer_core::instance::Observed;
 use coffer_core::spec::EngineSpec;
@@ -48,6 +49,8 @@ pub struct Desired {
     pub engine: Option<EngineSpec>,
     /// What is asked, in order. A task stays in the list until its result has been taken.
     pub tasks: Vec<Order>,
+    /// How long a pre-image stays after its upgrade succeeded. The agent removes it then.
+    pub keep_preimage_seconds: u64,
 }
 
 /// What an agent sees, and what became of its tasks.
@@ -67,6 +70,8 @@ pub struct Report {
 pub struct Running {
     pub id: TaskId,
     pub steps: Vec<StepRecord>,
+    /// Why it needs a person's look: it goes on trying, but what it tries has failed again and again.
+    pub stuck: Option<Cause>,
 }
 
 /// Something that happened to an instance and that a person may want to know.

@@ -1,0 +1,223 @@
+//! The engine of this instance: started from a spec, found again, ended.
+//!
+//! Whoever asks names the spec; the host of the engine knows the volume, the image store and whom the engine runs as. No
+//! second engine can start while one runs on the volume: the engine itself holds the lock.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use coffer_core::finding::Cause;
+use coffer_core::spec::EngineSpec;
+use coffer_wire::agent::Identity;
+use rustix::process::Signal;
+
+use secrecy::SecretString;
+use sha2::{Digest as _, Sha256};
+
+use crate::redis::{self, Client, Exposure, Paths, Secrets};
+use crate::sandbox::{self, Exit, Process, User};
+use crate::tasks;
+
+/// What the engine says, in the agent's directory of the volume.
+const ENGINE_LOG: &str = "engine.log";
+/// What the engine holds while it lives, and where the next agent reads which process it is.
+const ENGINE_LOCK: &str = "engine.lock";
+/// How many lines of its log an engine's end is told with.
+const LAST_WORDS: usize = 3;
+/// How long an engine may say nothing at all after its start, not even that it is loading.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// How long an engine may take to end cleanly. With its data in an append-only file it needs milliseconds.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long a killed process may take to be gone. Only a kernel that writes out its memory needs more than an instant.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where an instance's engine runs, and the engine if there is one.
+pub(crate) struct EngineHost {
+    pub(crate) paths: Paths,
+    pub(crate) secrets: Secrets,
+    images: coffer_image::Store,
+    pub(crate) user: User,
+    cgroup: String,
+    process: Option<Process>,
+    /// How the engine is isolated and what of its flavor is enforced, in sentences.
+    pub(crate) isolation: Vec<String>,
+}
+
+impl EngineHost {
+    /// Takes over the volume, and the engine if one runs on it.
+    pub(crate) fn open(volume: &Path, identity: &Identity) -> Result<Self, crate::Error> {
+        let paths = Paths::of(volume);
+        let process = sandbox::adopt(&paths.agent.join(ENGINE_LOCK))?;
+        Ok(Self {
+            secrets: Secrets {
+                tenant: SecretString::from(identity.tenant_password.clone()),
+                agent: agent_password(&identity.token),
+            },
+            images: coffer_image::Store::open(Path::new(&identity.image_store))?,
+            user: match identity.engine_uid {
+                Some(uid) => User::Fixed { uid, gid: uid },
+                None => User::Own,
+            },
+            cgroup: identity.instance.to_string(),
+            process,
+            isolation: Vec::new(),
+            paths,
+        })
+    }
+
+    pub(crate) fn images(&self) -> &coffer_image::Store {
+        &self.images
+    }
+
+    /// The engine, if it runs.
+    pub(crate) fn process(&self) -> Option<&Process> {
+        self.process.as_ref().filter(|p| p.is_alive())
+    }
+
+    /// Starts the engine and waits until it answers the agent and has its data. Running already, it is only waited for.
+    pub(crate) async fn start(&mut self, spec: &EngineSpec, exposure: Exposure) -> Result<Client, Cause> {
+        if self.process().is_none() {
+            let root = tasks::engine_root(&self.images, &spec.image).await?;
+            redis::write_config(spec, &self.paths, &self.secrets, self.user).map_err(cause)?;
+            let mut launch = redis::launch(spec, &root, &self.paths, self.user, exposure).map_err(cause)?;
+            launch.log = self.paths.agent.join(ENGINE_LOG);
+            launch.lock = self.paths.agent.join(ENGINE_LOCK);
+            launch.cgroup = Some(sandbox::CgroupLimits {
+                name: self.cgroup.clone(),
+                memory_bytes: spec.memory_bytes,
+                cpu_millis: spec.cpu_millis,
+            });
+            let started = sandbox::start(&launch).map_err(|e| Cause::new(in_full(&e), ""))?;
+            self.isolation = describe(&started);
+            self.process = Some(started.process);
+        }
+        self.ready(spec).await
+    }
+
+    /// Waits until the engine answers the agent and has loaded its data.
+    pub(crate) async fn ready(&mut self, spec: &EngineSpec) -> Result<Client, Cause> {
+        let Some(process) = self.process.as_ref() else {
+            return Err(Cause::new(format!("{} is not running", spec.label()), ""));
+        };
+        let exit = tokio::select! {
+            client = Client::ready(spec, &self.paths, &self.secrets, SILENCE_LIMIT) => return client.map_err(cause),
+            exit = process.exited() => exit.map_or_else(|e| e.to_string(), |e| e.to_string()),
+        };
+        self.process = None;
+        Err(Cause::new(
+            format!("{} ended while it started ({exit}): {}", spec.label(), self.last_words()),
+            "look into the engine's log in the instance's volume: agent/engine.log",
+        ))
+    }
+
+    /// A connection as the agent's own user.
+    pub(crate) async fn client(&self, spec: &EngineSpec) -> Result<Client, Cause> {
+        Client::connect(spec, &self.paths, &self.secrets).await.map_err(cause)
+    }
+
+    /// Ends the engine with all that it acknowledged on disk. On failure it still runs.
+    pub(crate) async fn stop(&mut self, spec: &EngineSpec) -> Result<(), Cause> {
+        let client = self.client(spec).await?;
+        if let Some(process) = self.process() {
+            client.stop(spec, process, STOP_LIMIT).await.map_err(cause)?;
+        }
+        self.process = None;
+        Ok(())
+    }
+
+    /// Ends the engine without asking it. For an engine that no client has written to, or that does not end otherwise.
+    pub(crate) async fn kill(&mut self) -> Result<(), Cause> {
+        let Some(process) = self.process.as_ref() else { return Ok(()) };
+        let failed = |e: std::io::Error| Cause::new(format!("the engine cannot be ended: {e}"), "");
+        if process.is_alive() {
+            process.signal(Signal::KILL).map_err(failed)?;
+            tokio::time::timeout(KILL_LIMIT, process.exited())
+                .await
+                .map_err(|_| {
+                    Cause::new("the engine does not end, not even when killed", "look at the host: disk or kernel")
+                })?
+                .map_err(failed)?;
+        }
+        self.process = None;
+        Ok(())
+    }
+
+    /// Bytes that data and pre-images take, a file with several names counted once.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        let mut seen = HashSet::new();
+        [&self.paths.data, &self.paths.pre].into_iter().map(|dir| used_below(dir, &mut seen)).sum()
+    }
+
+    /// The last lines that the engine wrote.
+    pub(crate) fn last_words(&self) -> String {
+        let log = fs_err::read(self.paths.agent.join(ENGINE_LOG)).unwrap_or_default();
+        let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
+        let lines: Vec<_> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
+    }
+
+    /// Forgets the engine after its end was seen.
+    pub(crate) fn forget(&mut self) {
+        self.process = None;
+    }
+
+    /// Returns when the engine has ended; never while there is none.
+    pub(crate) async fn ended(&self) -> Option<Exit> {
+        match &self.process {
+            Some(process) => process.exited().await.ok(),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// An error of the redis driver as a cause. Its text says what to do where something can be done.
+pub(crate) fn cause(error: redis::Error) -> Cause {
+    Cause::new(in_full(&error), "")
+}
+
+/// An error with the errors behind it.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        // Transparent wrappers say the same twice.
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// The password of the agent's own user in the engine: nothing that had to be kept, and nothing that anybody else has.
+fn agent_password(token: &str) -> SecretString {
+    let hash = Sha256::new().chain_update(b"engine user coffer: ").chain_update(token).finalize();
+    SecretString::from(hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+fn describe(started: &sandbox::Started) -> Vec<String> {
+    let mut lines = vec![format!("isolation: {}", started.isolation)];
+    if let Some(limits) = &started.limits {
+        lines.push(format!("memory limit: {}", limits.memory));
+        lines.push(format!("cpu limit: {}", limits.cpu));
+    }
+    lines
+}
+
+/// What cannot be read does not count: files come and go while an engine works.
+fn used_below(dir: &Path, seen: &mut HashSet<u64>) -> u64 {
+    let Ok(entries) = fs_err::read_dir(dir) else { return 0 };
+    let mut bytes = 0;
+    for entry in entries.flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            bytes += used_below(&entry.path(), seen);
+        } else if seen.insert(metadata.ino()) {
+            bytes += metadata.blocks() * 512;
+        }
+    }
+    bytes
+}

@@ -1,0 +1,408 @@
+//! Works off a critical section, from the journal in the state file: forward to the end, or back to the beginning.
+//!
+//! The order and the rules are those of [`coffer_core::section`] and [`coffer_core::operation`]; here is what each step
+//! and each undo does. Nothing in here waits for the control plane. What is recorded before an act that could not be taken
+//! back otherwise is flushed to disk.
+
+use std::time::Duration;
+
+use coffer_core::engine::redis::config::Persistence;
+use coffer_core::finding::Cause;
+use coffer_core::id::OperationId;
+use coffer_core::operation::{self, Event, Next, Phase};
+use coffer_core::section::{Section, SectionStep};
+use coffer_core::spec::EngineSpec;
+use coffer_core::task::{Learned, Order, Outcome, StepEnd, StepRecord, Task, TaskResult};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::engine::cause;
+use crate::redis::{self, Client, Exposure, Fingerprint, Paths, PreImage, Probe, Temporary};
+use crate::state::{Durability, Journal, KeptPreimage};
+use crate::supervisor::Supervisor;
+
+/// How much of the time that writes wait has to be left when the old engine is told to end.
+const MARGIN: Duration = Duration::from_secs(5);
+/// The pauses before a step that must not fail is tried again. The last one repeats.
+const AGAIN: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+
+/// Opens the journal of a section that was ordered.
+pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
+    sup.state.section = Some(Journal {
+        task: order.id.clone(),
+        section: section.clone(),
+        phase: Phase::START,
+        steps: Vec::new(),
+        was_running: sup.host.process().is_some(),
+        measures: Temporary::default(),
+        fingerprint: None,
+        quiesced_at: None,
+        stuck: None,
+        gap_us: None,
+    });
+}
+
+/// What is known of the open section only as long as this agent lives.
+#[derive(Default)]
+struct Live {
+    probe: Option<Probe>,
+    /// When the old engine lets writes go on by itself.
+    writes_wait_until: Option<Instant>,
+}
+
+/// Works off the open section until it is over.
+pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
+    let mut live = Live::default();
+    let mut failures = 0;
+    while let Some(journal) = &sup.state.section {
+        let plan = journal.section.plan.clone();
+        match operation::next(&plan, &journal.phase) {
+            Next::Begin(at) => advance(sup, Event::Begun, durability(plan.steps[at]))?,
+            Next::Do(at) => {
+                let step = plan.steps[at];
+                note_begin(sup, step.name().to_owned());
+                let event = match perform(sup, step, &mut live).await {
+                    Ok(detail) => {
+                        note_end(sup, StepEnd::Done, detail);
+                        failures = 0;
+                        Event::Succeeded
+                    }
+                    Err(cause) => {
+                        tracing::warn!(step = step.name(), %cause, "step failed");
+                        note_end(sup, StepEnd::Failed, cause.message.clone());
+                        if at >= plan.point_of_no_return {
+                            failures = pause(failures).await;
+                        }
+                        Event::Failed(cause)
+                    }
+                };
+                advance(sup, event, Durability::Written)?;
+            }
+            Next::Undo(at) => {
+                let step = plan.steps[at];
+                note_begin(sup, format!("undo {}", step.name()));
+                let event = match undo(sup, step).await {
+                    Ok(()) => {
+                        note_end(sup, StepEnd::Undone, String::new());
+                        failures = 0;
+                        Event::UndoSucceeded
+                    }
+                    Err(cause) => {
+                        tracing::error!(step = step.name(), %cause, "undo failed");
+                        note_end(sup, StepEnd::UndoFailed, cause.message.clone());
+                        failures = pause(failures).await;
+                        Event::UndoFailed(cause)
+                    }
+                };
+                advance(sup, event, Durability::Written)?;
+            }
+            // The agent does not give up a database. It goes on trying, and says so in every report.
+            Next::Wait => {
+                let cause = journal.phase.cause().cloned();
+                if let Some(journal) = sup.state.section.as_mut() {
+                    journal.stuck = cause;
+                }
+                advance(sup, Event::Retry, Durability::Written)?;
+            }
+            Next::Nothing => finish(sup)?,
+        }
+    }
+    Ok(())
+}
+
+/// The time that a step which must not fail is given to mend itself. Seen by whoever looks: the step's failure is told first.
+async fn pause(failures: usize) -> usize {
+    tokio::time::sleep(AGAIN[failures.min(AGAIN.len() - 1)]).await;
+    failures + 1
+}
+
+/// Before the old engine is stopped, before the new one may touch the data, and before clients may write, what was
+/// decided has to survive a power cut too.
+fn durability(step: SectionStep) -> Durability {
+    match step {
+        SectionStep::Stop | SectionStep::Start | SectionStep::Open => Durability::Flushed,
+        SectionStep::Prepare | SectionStep::Quiesce | SectionStep::Keep | SectionStep::Swap | SectionStep::Prove => {
+            Durability::Written
+        }
+    }
+}
+
+fn advance(sup: &mut Supervisor, event: Event, durability: Durability) -> Result<(), crate::Error> {
+    if let Some(journal) = sup.state.section.as_mut() {
+        match operation::apply(&journal.section.plan, &journal.phase, event) {
+            Ok(phase) => journal.phase = phase,
+            // Cannot happen: the events come from `next` of the same phase.
+            Err(illegal) => tracing::error!(%illegal, "section"),
+        }
+    }
+    sup.save(durability)?;
+    sup.publish();
+    Ok(())
+}
+
+fn finish(sup: &mut Supervisor) -> Result<(), crate::Error> {
+    let Some(mut journal) = sup.state.section.take() else { return Ok(()) };
+    let mut learned =
+        Learned { steps: std::mem::take(&mut journal.steps), gap_us: journal.gap_us, ..Learned::default() };
+    let outcome = match journal.phase {
+        Phase::Undone { mut cause } => {
+            learned.findings = std::mem::take(&mut cause.findings);
+            Outcome::Failed { cause, learned: Box::new(learned) }
+        }
+        Phase::Done | Phase::Forward { .. } | Phase::Backward { .. } | Phase::Stuck { .. } => {
+            if journal.section.plan.steps.contains(&SectionStep::Keep) {
+                sup.state
+                    .preimages
+                    .push(KeptPreimage { operation: journal.section.operation, since: Timestamp::now() });
+            }
+            Outcome::Done(Box::new(learned))
+        }
+    };
+    sup.state.finish(TaskResult { id: journal.task, outcome });
+    sup.save(Durability::Flushed)?;
+    sup.publish();
+    Ok(())
+}
+
+/// Does one step. Idempotent: after a crash it is done again.
+async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Result<String, Cause> {
+    let Some(journal) = &sup.state.section else { return Ok(String::new()) };
+    let section = journal.section.clone();
+    match step {
+        SectionStep::Prepare => prepare(sup, &section).await,
+        SectionStep::Quiesce => quiesce(sup, &section, live).await,
+        SectionStep::Stop => {
+            // Writes that waited would be acknowledged by an engine that is about to end, and counted by nobody.
+            if sup.host.process().is_some()
+                && live.writes_wait_until.is_none_or(|until| Instant::now() + MARGIN > until)
+            {
+                quiesce(sup, &section, live).await?;
+            }
+            sup.state.wanted = false;
+            if sup.host.process().is_some() {
+                sup.host.stop(&section.from).await?;
+            }
+            Ok(String::new())
+        }
+        SectionStep::Keep => {
+            let bytes = blocking(&sup.host.paths, section.operation, PreImage::complete).await?;
+            Ok(format!("{bytes} bytes"))
+        }
+        SectionStep::Swap => {
+            sup.state.engine = Some(section.to.clone());
+            Ok(section.to.label())
+        }
+        SectionStep::Start => {
+            // One that an agent started before it was killed may be half open, or another version: it is begun anew.
+            sup.host.kill().await?;
+            sup.state.on_disk = Some(section.to.number);
+            sup.host.start(&section.to, Exposure::Closed).await?;
+            Ok(String::new())
+        }
+        SectionStep::Prove => prove(sup, &section.to).await,
+        SectionStep::Open => {
+            open(sup, &section.to).await?;
+            let opened = Timestamp::now();
+            let probed = match live.probe.take() {
+                Some(probe) => Some(probe.finish().await),
+                None => None,
+            };
+            sup.state.wanted = true;
+            sup.state.generation = section.generation;
+            sup.state.settle = Some(Persistence::configured(&section.to));
+            if let Some(journal) = sup.state.section.as_mut() {
+                // Where the agent itself was killed meanwhile, the probe saw only the end of it.
+                let whole = journal.quiesced_at.and_then(|at| Duration::try_from(opened.duration_since(at)).ok());
+                journal.gap_us = probed.max(whole).and_then(|gap| u64::try_from(gap.as_micros()).ok());
+            }
+            Ok(String::new())
+        }
+    }
+}
+
+async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
+    if sup.host.process().is_none() {
+        return Ok("the engine does not run, so its files are as it left them".to_owned());
+    }
+    let client = sup.host.client(&section.from).await?;
+    let known = sup.state.section.as_ref().is_some_and(|j| j.measures.found.is_some());
+    if !known {
+        let measures = client.plan_measures().await.map_err(cause)?;
+        if let Some(journal) = sup.state.section.as_mut() {
+            journal.measures = measures;
+        }
+        // What was found has to survive before it is changed.
+        sup.save(Durability::Flushed).map_err(unsaved)?;
+    }
+    let measures = measures(sup);
+    client.prepare(&section.from, &measures).await.map_err(cause)?;
+    if section.plan.steps.contains(&SectionStep::Keep) {
+        blocking(&sup.host.paths, section.operation, PreImage::copy_ahead).await?;
+    }
+    Ok(String::new())
+}
+
+async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Result<String, Cause> {
+    if sup.host.process().is_none() {
+        return Ok("the engine does not run, so nobody can write".to_owned());
+    }
+    live.probe.get_or_insert_with(|| Probe::start(&section.from, section.from.address, &sup.host.secrets));
+    let client = sup.host.client(&section.from).await?;
+    let began = Timestamp::now();
+    let quiesced = client.quiesce(&section.from, &measures(sup)).await.map_err(cause)?;
+    live.writes_wait_until = Some(quiesced.until);
+    let detail = summary(&quiesced.fingerprint);
+    if let Some(journal) = sup.state.section.as_mut() {
+        journal.quiesced_at.get_or_insert(began);
+        journal.fingerprint = Some(quiesced.fingerprint);
+    }
+    Ok(detail)
+}
+
+/// Puts back what a step may have touched. Idempotent, and true also of a step that acted in part or not at all.
+async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
+    let Some(journal) = &sup.state.section else { return Ok(()) };
+    let section = journal.section.clone();
+    let was_running = journal.was_running;
+    match step {
+        SectionStep::Prepare => {
+            if was_running {
+                serving(sup, &section).await?;
+            }
+            // Not now: a snapshot takes its time, and the instance serves. The supervisor does it next.
+            sup.state.settle = measures(sup).found.or(sup.state.settle.take());
+            blocking(&sup.host.paths, section.operation, PreImage::discard).await
+        }
+        SectionStep::Quiesce if was_running => {
+            let client = serving(sup, &section).await?;
+            client.unquiesce(&section.from).await.map_err(cause)
+        }
+        SectionStep::Stop if was_running => {
+            if sup.host.process().is_none() {
+                sup.host.start(&section.from, Exposure::Closed).await?;
+                prove(sup, &section.from).await?;
+                open(sup, &section.from).await?;
+            }
+            sup.state.wanted = true;
+            Ok(())
+        }
+        SectionStep::Stop => {
+            // It did not run before. The supervisor goes on trying to start it.
+            sup.state.wanted = true;
+            Ok(())
+        }
+        SectionStep::Keep => {
+            blocking(&sup.host.paths, section.operation, |image| match image.is_complete() {
+                true => image.restore(),
+                // Without a complete pre-image nothing was started on the data.
+                false => Ok(()),
+            })
+            .await?;
+            sup.state.on_disk = Some(section.from.number);
+            Ok(())
+        }
+        SectionStep::Swap => {
+            sup.state.engine = Some(section.from.clone());
+            Ok(())
+        }
+        // No client has reached it, so nothing is lost with it.
+        SectionStep::Start => sup.host.kill().await,
+        SectionStep::Quiesce | SectionStep::Prove | SectionStep::Open => Ok(()),
+    }
+}
+
+/// The old engine, running and open: where a way back ends.
+async fn serving(sup: &mut Supervisor, section: &Section) -> Result<Client, Cause> {
+    sup.host.start(&section.from, Exposure::Open).await
+}
+
+/// Proves that the engine is what `spec` says and holds what was counted when writes were made to wait.
+async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause> {
+    let client = sup.host.ready(spec).await?;
+    let before = sup.state.section.as_ref().and_then(|j| j.fingerprint.as_ref());
+    let findings = match before {
+        Some(before) => client.prove(spec, before).await,
+        None => client.verify(spec).await,
+    };
+    let findings = findings.map_err(cause)?;
+    if findings.is_empty() {
+        return Ok(before.map(summary).unwrap_or_default());
+    }
+    let all: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    let mut cause = Cause::new(
+        format!("{} answers, but it is not what it should be: {}", spec.label(), all.join("; ")),
+        "the data is as it was; report this with the operation's steps",
+    );
+    cause.findings = findings;
+    Err(cause)
+}
+
+/// A fingerprint in a sentence, for the record of a step.
+fn summary(fingerprint: &Fingerprint) -> String {
+    let keys: u64 = fingerprint.databases.values().map(|count| count.keys).sum();
+    format!("{keys} keys in {} databases, {} compared in whole", fingerprint.databases.len(), fingerprint.sample.len())
+}
+
+/// Lets clients in. Engines that cannot open a port while they run are started a second time.
+async fn open(sup: &mut Supervisor, spec: &EngineSpec) -> Result<(), Cause> {
+    let client = sup.host.ready(spec).await?;
+    if redis::opens_in_place(spec.number) {
+        return client.open(spec).await.map_err(cause);
+    }
+    sup.host.stop(spec).await?;
+    sup.host.start(spec, Exposure::Open).await?;
+    Ok(())
+}
+
+fn measures(sup: &Supervisor) -> Temporary {
+    sup.state.section.as_ref().map(|j| j.measures.clone()).unwrap_or_default()
+}
+
+/// File work of a pre-image, off the thread that watches the engine.
+async fn blocking<T: Send + 'static>(
+    paths: &Paths,
+    operation: OperationId,
+    work: impl FnOnce(&PreImage) -> Result<T, redis::Error> + Send + 'static,
+) -> Result<T, Cause> {
+    let image = PreImage::of(paths, operation);
+    match tokio::task::spawn_blocking(move || work(&image)).await {
+        Ok(done) => done.map_err(cause),
+        Err(e) => Err(Cause::new(format!("the pre-image's work ended early: {e}"), "")),
+    }
+}
+
+fn unsaved(error: crate::Error) -> Cause {
+    Cause::new(format!("the agent's journal cannot be written: {error}"), "make room on the volume")
+}
+
+/// A step that is done again after a crash goes on in the record that it has; one that is tried again gets another.
+fn note_begin(sup: &mut Supervisor, name: String) {
+    if let Some(journal) = sup.state.section.as_mut()
+        && journal.steps.last().is_none_or(|s| s.name != name || s.end.is_some())
+    {
+        let record = StepRecord { name, began_at: Timestamp::now(), ended_at: None, end: None, detail: String::new() };
+        journal.steps.push(record);
+    }
+}
+
+fn note_end(sup: &mut Supervisor, end: StepEnd, detail: String) {
+    if let Some(record) = sup.state.section.as_mut().and_then(|j| j.steps.last_mut()) {
+        record.ended_at = Some(Timestamp::now());
+        record.end = Some(end);
+        record.detail = detail;
+    }
+    if matches!(end, StepEnd::Done | StepEnd::Undone)
+        && let Some(journal) = sup.state.section.as_mut()
+    {
+        journal.stuck = None;
+    }
+}
+
+/// Whether a task is a section, and which.
+pub(crate) fn of(order: &Order) -> Option<&Section> {
+    match &order.task {
+        Task::Section(section) => Some(section),
+        Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } => None,
+    }
+}

@@ -1,0 +1,155 @@
+//! What an agent must not forget: which engine it runs, how far a critical section is, which tasks are done.
+//!
+//! One file, `agent/state.json`, replaced as a whole: a reader sees the state before or after a change, never between.
+//! A write survives the death of the agent always, and a power cut where [`Durability::Flushed`] is asked for. Before
+//! anything that could not be taken back by what the file says so far, it is flushed.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use coffer_core::datastore::Number;
+use coffer_core::engine::redis::config::Persistence;
+use coffer_core::finding::Cause;
+use coffer_core::id::{Generation, OperationId, TaskId};
+use coffer_core::operation::Phase;
+use coffer_core::section::Section;
+use coffer_core::spec::EngineSpec;
+use coffer_core::task::{StepRecord, TaskResult};
+use coffer_wire::agent::AgentEvent;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::redis::{Fingerprint, Temporary};
+
+/// What survives the agent.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    /// The generation that is in force here; nothing older is taken.
+    pub generation: Generation,
+    /// What is run. `None` until the first time.
+    pub engine: Option<EngineSpec>,
+    /// The version that last wrote the data files.
+    pub on_disk: Option<Number>,
+    /// Whether the engine should be running. Off only while a section has it stopped, or when a person stopped it.
+    pub wanted: bool,
+    /// How the engine should keep its data, where measures that are in force only for a while are still to be ended.
+    pub settle: Option<Persistence>,
+    /// The section that is being worked off.
+    pub section: Option<Journal>,
+    /// Results that the control plane has not taken yet.
+    pub results: Vec<TaskResult>,
+    /// The last tasks that were done, so that one delivered again is not done again.
+    pub done: Vec<TaskId>,
+    /// What happened and was not told yet.
+    pub events: Vec<AgentEvent>,
+    /// Pre-images that stay for a while, the oldest first.
+    pub preimages: Vec<KeptPreimage>,
+}
+
+/// A section, and how far it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Journal {
+    pub task: TaskId,
+    pub section: Section,
+    pub phase: Phase,
+    pub steps: Vec<StepRecord>,
+    /// Whether an engine ran when the section began. If none did, the way back ends without one.
+    pub was_running: bool,
+    /// The measures that are in force for the time of the section.
+    pub measures: Temporary,
+    /// What the database held when writes were made to wait.
+    pub fingerprint: Option<Fingerprint>,
+    /// When writes were made to wait.
+    pub quiesced_at: Option<Timestamp>,
+    /// Set while what is tried has failed so often that a person should look.
+    pub stuck: Option<Cause>,
+    pub gap_us: Option<u64>,
+}
+
+/// A pre-image whose upgrade succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPreimage {
+    pub operation: OperationId,
+    pub since: Timestamp,
+}
+
+/// What a written state survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The death of the agent.
+    Written,
+    /// A power cut too.
+    Flushed,
+}
+
+/// How many ids of done tasks are remembered. More than a control plane ever has open for one instance.
+const DONE_REMEMBERED: usize = 64;
+
+impl State {
+    /// Remembers the end of a task.
+    pub fn finish(&mut self, result: TaskResult) {
+        self.done.push(result.id.clone());
+        let excess = self.done.len().saturating_sub(DONE_REMEMBERED);
+        self.done.drain(..excess);
+        self.results.push(result);
+    }
+
+    /// Whether the task was done, or is being worked on.
+    pub fn knows(&self, id: &TaskId) -> bool {
+        self.done.contains(id) || self.section.as_ref().is_some_and(|j| j.task == *id)
+    }
+}
+
+/// Why the state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("the agent's state in {path} cannot be read: {source}; hint: restore {path} or delete the instance")]
+    Damaged { path: PathBuf, source: serde_json::Error },
+}
+
+/// The file that holds a [`State`].
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+}
+
+impl StateFile {
+    /// The state file in the agent's directory of a volume.
+    pub fn new(agent_dir: &Path) -> Self {
+        Self { path: agent_dir.join("state.json") }
+    }
+
+    /// The state as it was written last; the empty state where there was none.
+    pub fn load(&self) -> Result<State, Error> {
+        let text = match fs_err::read(&self.path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(e) => return Err(e.into()),
+        };
+        serde_json::from_slice(&text).map_err(|source| Error::Damaged { path: self.path.clone(), source })
+    }
+
+    /// Replaces the state.
+    pub fn save(&self, state: &State, durability: Durability) -> Result<(), Error> {
+        let temporary = self.path.with_extension("new");
+        let mut file = fs_err::OpenOptions::new();
+        file.write(true).create(true).truncate(true);
+        file.options_mut().mode(0o600);
+        let mut file = file.open(&temporary)?;
+        let text = serde_json::to_vec(state).map_err(std::io::Error::other)?;
+        file.write_all(&text)?;
+        if durability == Durability::Flushed {
+            file.sync_data()?;
+        }
+        fs_err::rename(&temporary, &self.path)?;
+        if durability == Durability::Flushed
+            && let Some(dir) = self.path.parent()
+        {
+            fs_err::File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+}

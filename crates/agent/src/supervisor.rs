@@ -1,0 +1,364 @@
+//! The heart of an agent: keeps its engine running, works off what it is asked, and finishes what it began.
+//!
+//! ```text
+//!                 +--> a section is open: work it off, forward or back, whatever else happens
+//!   loop ---------+
+//!                 +--> else wait for: another desired state, the end of the engine, an acknowledgement,
+//!                      the end of a task, or the time to look after things
+//! ```
+//!
+//! Guarantees:
+//! - One thing at a time touches the engine. Tasks that only look or fetch run beside it.
+//! - An engine that dies is started again, at once the first time and then with a pause that doubles; an engine that
+//!   ended with status 0 was told to, and is reported.
+//! - What is told to the control plane is kept until it was acknowledged.
+//! - The agent may be killed at any moment: the next one finds the engine by its lock and goes on from the state file.
+
+use std::time::Duration;
+
+use coffer_core::engine::redis::config::Persistence;
+use coffer_core::finding::Cause;
+use coffer_core::instance::{Engine, Observed};
+use coffer_core::task::{Learned, Order, Outcome, TaskResult};
+use coffer_wire::agent::{Ack, AgentEvent, Desired, Report, Running};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::engine::EngineHost;
+use crate::redis::{Client, Exposure, PreImage};
+use crate::sandbox::Exit;
+use crate::section;
+use crate::state::{Durability, State, StateFile};
+use crate::tasks;
+
+/// The pauses between attempts to start an engine that does not stay up. The last one repeats.
+const RESTART_PAUSES: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+];
+/// How long an engine must have run for an end to count as the first again.
+const STEADY: Duration = Duration::from_secs(300);
+/// The pause before it is tried again to end temporary measures.
+const SETTLE_PAUSE: Duration = Duration::from_secs(30);
+/// How often the volume is measured, the engine asked whether it answers, and old pre-images looked at.
+const LOOK_AFTER: Duration = Duration::from_secs(10);
+
+/// What one instance's agent knows and does.
+pub(crate) struct Supervisor {
+    pub(crate) host: EngineHost,
+    pub(crate) state: State,
+    file: StateFile,
+    report: watch::Sender<Report>,
+    desired: watch::Receiver<Option<Desired>>,
+    acks: mpsc::UnboundedReceiver<Ack>,
+    done: (mpsc::UnboundedSender<TaskResult>, mpsc::UnboundedReceiver<TaskResult>),
+    /// The task that runs beside the engine.
+    beside: Option<Order>,
+    engine: Engine,
+    restarts: u32,
+    started_at: Option<Instant>,
+    retry_at: Instant,
+    volume_used_bytes: u64,
+    keep_preimages: Duration,
+    /// When it is next tried to end temporary measures.
+    settle_at: Instant,
+}
+
+impl Supervisor {
+    /// Takes over: what the state file says, and the engine if one runs.
+    pub(crate) fn new(
+        host: EngineHost,
+        state: State,
+        file: StateFile,
+        report: watch::Sender<Report>,
+        desired: watch::Receiver<Option<Desired>>,
+        acks: mpsc::UnboundedReceiver<Ack>,
+    ) -> Self {
+        Self {
+            host,
+            state,
+            file,
+            report,
+            desired,
+            acks,
+            done: mpsc::unbounded_channel(),
+            beside: None,
+            engine: Engine::Absent,
+            restarts: 0,
+            started_at: None,
+            retry_at: Instant::now(),
+            volume_used_bytes: 0,
+            keep_preimages: Duration::from_secs(24 * 3600),
+            settle_at: Instant::now(),
+        }
+    }
+
+    /// Runs until the process is ended.
+    pub(crate) async fn run(&mut self) -> Result<(), crate::Error> {
+        self.adopt().await?;
+        loop {
+            if self.state.section.is_some() {
+                section::work_off(self).await?;
+                self.note_start();
+            }
+            self.ensure_engine().await?;
+            self.publish();
+            let look_after = tokio::time::sleep(self.next_look());
+            tokio::select! {
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    self.take_desired()?;
+                }
+                exit = self.host.ended() => self.engine_ended(exit)?,
+                Some(ack) = self.acks.recv() => self.forget(&ack)?,
+                Some(result) = self.done.1.recv() => {
+                    self.beside = None;
+                    self.state.finish(result);
+                    self.save(Durability::Flushed)?;
+                    self.take_desired()?;
+                }
+                () = look_after => self.look_after().await?,
+            }
+        }
+    }
+
+    /// Replaces the state file.
+    pub(crate) fn save(&self, durability: Durability) -> Result<(), crate::Error> {
+        Ok(self.file.save(&self.state, durability)?)
+    }
+
+    /// Tells what is seen now. Never waits.
+    pub(crate) fn publish(&self) {
+        let section = self.state.section.as_ref();
+        let running = section.map(|journal| Running {
+            id: journal.task.clone(),
+            steps: journal.steps.clone(),
+            stuck: journal.stuck.clone(),
+        });
+        let beside = self.beside.as_ref().map(|order| Running { id: order.id.clone(), steps: Vec::new(), stuck: None });
+        let serving = self.engine == Engine::Serving;
+        self.report.send_replace(Report {
+            observed: Observed {
+                at: Timestamp::now(),
+                generation: self.state.generation,
+                engine: self.engine.clone(),
+                running: self.state.engine.as_ref().filter(|_| serving).map(|e| e.number),
+                on_disk: self.state.on_disk,
+                volume_used_bytes: self.volume_used_bytes,
+                isolation: self.host.isolation.clone(),
+                settling: self.state.settle.is_some(),
+            },
+            running: running.or(beside),
+            results: self.state.results.clone(),
+            events: self.state.events.clone(),
+        });
+    }
+
+    /// Finds out what a dead agent left: an engine that runs, or one that has to be started.
+    async fn adopt(&mut self) -> Result<(), crate::Error> {
+        if self.state.section.is_none()
+            && let Some(spec) = self.state.engine.clone()
+            && self.host.process().is_some()
+        {
+            match self.host.ready(&spec).await {
+                Ok(_) => self.engine = Engine::Serving,
+                Err(cause) => self.engine = Engine::Failed { cause, restarts: 0 },
+            }
+        }
+        self.volume_used_bytes = self.host.used_bytes();
+        Ok(())
+    }
+
+    /// Starts the engine when it should run and does not, and the pause after its last end is over.
+    async fn ensure_engine(&mut self) -> Result<(), crate::Error> {
+        let Some(spec) = self.state.engine.clone() else { return Ok(()) };
+        if !self.state.wanted || self.host.process().is_some() || Instant::now() < self.retry_at {
+            return Ok(());
+        }
+        self.engine = Engine::Starting;
+        self.publish();
+        self.state.on_disk = Some(spec.number);
+        match self.host.start(&spec, Exposure::Open).await {
+            Ok(_) => {
+                // Whatever the files were, from now on data is kept as the configuration says.
+                self.state.settle.get_or_insert_with(|| Persistence::configured(&spec));
+                self.note_start();
+                self.save(Durability::Flushed)?;
+            }
+            Err(cause) => {
+                self.host.kill().await.unwrap_or_else(|cause| tracing::error!(%cause, "engine"));
+                tracing::warn!(%cause, "engine does not start");
+                self.failed(cause);
+            }
+        }
+        Ok(())
+    }
+
+    /// After a section or a start: what runs now is what is watched from now on.
+    fn note_start(&mut self) {
+        if self.host.process().is_some() {
+            self.engine = Engine::Serving;
+            self.started_at = Some(Instant::now());
+        }
+        self.volume_used_bytes = self.host.used_bytes();
+        self.publish();
+    }
+
+    fn failed(&mut self, cause: Cause) {
+        if self.started_at.take().is_some_and(|at| at.elapsed() > STEADY) {
+            self.restarts = 0;
+        }
+        let last = RESTART_PAUSES.len() - 1;
+        let pause = RESTART_PAUSES[usize::try_from(self.restarts).unwrap_or(last).min(last)];
+        self.retry_at = Instant::now() + pause;
+        self.restarts += 1;
+        self.engine = Engine::Failed { cause, restarts: self.restarts };
+    }
+
+    fn engine_ended(&mut self, exit: Option<Exit>) -> Result<(), crate::Error> {
+        self.host.forget();
+        let how = exit.map_or_else(|| "nobody saw how".to_owned(), |e| e.to_string());
+        let words = self.host.last_words();
+        if exit == Some(Exit::Code(0)) {
+            // Somebody told it to: that is reported, not healed.
+            self.state.wanted = false;
+            let cause =
+                Cause::new("the engine was told to end, by somebody else than coffer", "coffer instance restart");
+            self.event("engine.stopped", &cause.message);
+            self.engine = Engine::Failed { cause, restarts: self.restarts };
+        } else {
+            self.event(
+                "engine.died",
+                &format!("the engine ended by itself ({how}) and is started again; last words: {words}"),
+            );
+            self.failed(Cause::new(format!("the engine ended by itself ({how}): {words}"), "it is started again"));
+        }
+        self.save(Durability::Flushed)
+    }
+
+    fn event(&mut self, id: &str, message: &str) {
+        tracing::warn!(id, message, "event");
+        self.state.events.push(AgentEvent { at: Timestamp::now(), id: id.to_owned(), message: message.to_owned() });
+    }
+
+    /// Takes what is desired: what to run, if it is newer, and the first task that is not known yet.
+    fn take_desired(&mut self) -> Result<(), crate::Error> {
+        let Some(desired) = self.desired.borrow_and_update().clone() else { return Ok(()) };
+        self.keep_preimages = Duration::from_secs(desired.keep_preimage_seconds);
+        if desired.generation > self.state.generation
+            && self.state.engine.is_none()
+            && let Some(engine) = desired.engine
+        {
+            self.state.generation = desired.generation;
+            self.state.engine = Some(engine);
+            self.state.wanted = true;
+            self.save(Durability::Flushed)?;
+        }
+        if self.beside.is_some() {
+            return Ok(());
+        }
+        let Some(order) = desired.tasks.into_iter().find(|order| !self.state.knows(&order.id)) else { return Ok(()) };
+        if let Some(section) = section::of(&order) {
+            if section.generation > self.state.generation {
+                section::begin(self, &order, section);
+                return self.save(Durability::Flushed);
+            }
+            let cause = Cause::new(
+                format!("generation {} was decided before what runs here", section.generation.0),
+                "ask again for what you want",
+            );
+            let outcome = Outcome::Failed { cause, learned: Box::new(Learned::default()) };
+            self.state.finish(TaskResult { id: order.id, outcome });
+            return self.save(Durability::Flushed);
+        }
+        let work = tasks::work(order.clone(), &self.host, self.state.engine.clone());
+        self.beside = Some(order);
+        let done = self.done.0.clone();
+        tokio::task::spawn_local(async move {
+            // The supervisor lives as long as the process.
+            let _ = done.send(work.await);
+        });
+        Ok(())
+    }
+
+    fn forget(&mut self, ack: &Ack) -> Result<(), crate::Error> {
+        self.state.results.retain(|result| !ack.results.contains(&result.id));
+        if let Some(until) = ack.events_until {
+            self.state.events.retain(|event| event.at > until);
+        }
+        self.save(Durability::Written)
+    }
+
+    fn next_look(&self) -> Duration {
+        let waits_for_retry = self.state.wanted && self.host.process().is_none();
+        let settles = self.state.settle.is_some() && self.engine == Engine::Serving;
+        match (waits_for_retry, settles) {
+            (true, _) => self.retry_at.saturating_duration_since(Instant::now()),
+            (false, true) => self.settle_at.saturating_duration_since(Instant::now()),
+            (false, false) => LOOK_AFTER,
+        }
+    }
+
+    /// What is looked after while nothing happens: that the engine answers, temporary measures, old pre-images, space.
+    async fn look_after(&mut self) -> Result<(), crate::Error> {
+        if let Some(spec) = self.state.engine.clone()
+            && self.host.process().is_some()
+        {
+            match self.host.client(&spec).await {
+                Ok(client) => {
+                    self.engine = Engine::Serving;
+                    if Instant::now() >= self.settle_at {
+                        self.settle(&client).await?;
+                    }
+                }
+                Err(cause) => self.engine = Engine::Failed { cause, restarts: self.restarts },
+            }
+        }
+        self.collect_preimages()?;
+        self.volume_used_bytes = self.host.used_bytes();
+        Ok(())
+    }
+
+    /// Ends the measures of a section while the engine serves. Where that fails it is tried again; it fails nothing else.
+    async fn settle(&mut self, client: &Client) -> Result<(), crate::Error> {
+        let Some(want) = self.state.settle.clone() else { return Ok(()) };
+        match client.settle(&want, &self.host.paths).await {
+            Ok(()) => self.state.settle = None,
+            Err(error) => {
+                self.settle_at = Instant::now() + SETTLE_PAUSE;
+                self.event(
+                    "engine.unsettled",
+                    &format!("temporary measures of an operation stay in force for now: {error}"),
+                );
+            }
+        }
+        self.save(Durability::Flushed)
+    }
+
+    /// Removes the pre-images whose time is over. Whatever fails here is tried again; it fails nothing else.
+    fn collect_preimages(&mut self) -> Result<(), crate::Error> {
+        let now = Timestamp::now();
+        let keep = self.keep_preimages;
+        let (old, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.preimages)
+            .into_iter()
+            .partition(|p| Duration::try_from(now.duration_since(p.since)).is_ok_and(|age| age >= keep));
+        self.state.preimages = kept;
+        if old.is_empty() {
+            return Ok(());
+        }
+        for preimage in old {
+            if let Err(error) = PreImage::of(&self.host.paths, preimage.operation).discard() {
+                tracing::warn!(%error, operation = %preimage.operation, "pre-image stays");
+                self.state.preimages.push(preimage);
+            }
+        }
+        self.save(Durability::Written)
+    }
+}

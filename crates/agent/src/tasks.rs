@@ -1,0 +1,196 @@
+//! The tasks that run beside the engine: fetching images, and looking. None of them changes what serves.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use coffer_core::engine::redis::checks;
+use coffer_core::finding::{Cause, refuses};
+use coffer_core::id::Digest;
+use coffer_core::spec::{EngineSpec, ImageWanted};
+use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
+use coffer_image::{Image, Release, Store};
+
+use crate::engine::{EngineHost, cause};
+use crate::redis::{self, Client, Paths, PreImage, Secrets};
+use crate::sandbox::User;
+
+/// What a task that looks needs of the instance.
+struct Sight {
+    images: Store,
+    paths: Paths,
+    secrets: Secrets,
+    user: User,
+    /// What runs now.
+    engine: Option<EngineSpec>,
+}
+
+/// The work of this task, to be awaited beside everything else.
+pub(crate) fn work(
+    order: Order,
+    host: &EngineHost,
+    engine: Option<EngineSpec>,
+) -> impl Future<Output = TaskResult> + use<> {
+    let sight = Sight {
+        images: host.images().clone(),
+        paths: host.paths.clone(),
+        secrets: host.secrets.clone(),
+        user: host.user,
+        engine,
+    };
+    async move {
+        let mut learned = Learned::default();
+        let end = match &order.task {
+            Task::Fetch { image } => sight.fetch(image, &mut learned).await,
+            Task::Check { to, try_target } => sight.check(to, *try_target, &mut learned).await,
+            Task::Verify { expect } => sight.verify(expect, &mut learned).await,
+            // The supervisor works sections off itself.
+            Task::Section(_) => Ok(()),
+        };
+        let learned = Box::new(learned);
+        let outcome = match end {
+            Ok(()) => Outcome::Done(learned),
+            Err(cause) => Outcome::Failed { cause, learned },
+        };
+        TaskResult { id: order.id, outcome }
+    }
+}
+
+impl Sight {
+    async fn fetch(&self, wanted: &ImageWanted, learned: &mut Learned) -> Result<(), Cause> {
+        let image = match find(&self.images, wanted)? {
+            Some(image) => image,
+            None => fetch(&self.images, wanted).await?,
+        };
+        self.images.ensure_root(&image.digest).await.map_err(|e| image_cause(&e))?;
+        learned.image = Some(ImageFound {
+            digest: Digest(image.digest.to_string()),
+            number: image
+                .number
+                .parse()
+                .map_err(|e: coffer_core::datastore::BadNumber| Cause::new(e.to_string(), ""))?,
+            source: image.source,
+        });
+        Ok(())
+    }
+
+    async fn check(&self, to: &EngineSpec, try_target: bool, learned: &mut Learned) -> Result<(), Cause> {
+        let Some(from) = &self.engine else {
+            return Err(Cause::new("the instance does not run an engine yet", ""));
+        };
+        let client = Client::connect(from, &self.paths, &self.secrets).await.map_err(cause)?;
+        let facts = client.facts(from, &self.paths).await.map_err(cause)?;
+        learned.findings = checks::check(&facts, from, to);
+        learned.preview = Some(self.preview(from, to)?);
+        if try_target && let Err(why) = self.try_target(to).await {
+            learned.findings.push(why);
+        }
+        if refuses(&learned.findings) {
+            let errors: Vec<_> = learned
+                .findings
+                .iter()
+                .filter(|f| f.severity == coffer_core::finding::Severity::Error)
+                .map(ToString::to_string)
+                .collect();
+            return Err(Cause::new(
+                format!("the checks refuse {}: {}", to.label(), errors.join("; ")),
+                "mend what they name, then ask again; nothing was touched",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Asks the target binary itself. Where its image is not here yet, the upgrade will ask after it was fetched.
+    async fn try_target(&self, to: &EngineSpec) -> Result<(), coffer_core::finding::Finding> {
+        use coffer_core::finding::Finding;
+        let root = match find(&self.images, &to.image) {
+            Ok(Some(image)) => self.images.ensure_root(&image.digest).await,
+            Ok(None) => {
+                return Err(Finding::notice(
+                    "image.absent",
+                    to.label(),
+                    "its image is not on this host yet, so the target binary was not tried",
+                    "the upgrade fetches and tries it before anything is stopped",
+                ));
+            }
+            Err(cause) => return Err(Finding::error("image.digest", to.label(), cause.message, cause.hint)),
+        };
+        let refused = |message: String| {
+            Finding::error(
+                "target.refuses",
+                to.label(),
+                message,
+                "change the setting that it names, or choose another version",
+            )
+        };
+        let root = root.map_err(|e| refused(coffer_image::in_full(&e)))?;
+        redis::try_target(to, &root, &self.paths, &self.secrets, self.user)
+            .await
+            .map_err(|e| refused(format!("it does not start on its configuration: {}", cause(e).message)))
+    }
+
+    fn preview(&self, from: &EngineSpec, to: &EngineSpec) -> Result<Preview, Cause> {
+        let estimate = PreImage::estimate(&self.paths).map_err(cause)?;
+        Ok(Preview {
+            preimage_method: estimate.method,
+            preimage_bytes: estimate.bytes,
+            preimage_millis: estimate.millis,
+            while_serving: Vec::new(),
+            stops: format!("{} is stopped and {} started on the same data", from.label(), to.label()),
+            gap_millis: 0,
+        })
+    }
+
+    async fn verify(&self, expect: &EngineSpec, learned: &mut Learned) -> Result<(), Cause> {
+        let client = Client::connect(expect, &self.paths, &self.secrets).await.map_err(cause)?;
+        learned.findings = client.verify(expect).await.map_err(cause)?;
+        if refuses(&learned.findings) {
+            let all: Vec<_> = learned.findings.iter().map(ToString::to_string).collect();
+            return Err(Cause::new(format!("{} is not what runs: {}", expect.label(), all.join("; ")), ""));
+        }
+        Ok(())
+    }
+}
+
+/// The engine root of an image that was fetched before.
+pub(crate) async fn engine_root(images: &Store, wanted: &ImageWanted) -> Result<PathBuf, Cause> {
+    let Some(image) = find(images, wanted)? else {
+        return Err(Cause::new(
+            format!("the image of {} {} is not on this host", wanted.datastore, wanted.version),
+            format!("coffer engine fetch {} {}", wanted.datastore, wanted.version),
+        ));
+    };
+    images.ensure_root(&image.digest).await.map_err(|e| image_cause(&e))
+}
+
+/// The image, if it is here. With a digest that is wanted, nothing else will do.
+fn find(images: &Store, wanted: &ImageWanted) -> Result<Option<Image>, Cause> {
+    let datastore = wanted.datastore.name();
+    let Some(digest) = &wanted.digest else {
+        return images.find(datastore, &wanted.version).map_err(|e| image_cause(&e));
+    };
+    let all = images.list().map_err(|e| image_cause(&e))?;
+    Ok(all.into_iter().find(|image| image.digest.to_string() == digest.0))
+}
+
+async fn fetch(images: &Store, wanted: &ImageWanted) -> Result<Image, Cause> {
+    let release: Release = serde_json::from_value(wanted.sources.clone()).map_err(|e| {
+        Cause::new(format!("the catalogue's entry of {} {} cannot be read: {e}", wanted.datastore, wanted.version), "")
+    })?;
+    let observer: coffer_image::Observer = Arc::new(|progress| tracing::info!(?progress, "fetch"));
+    let image = images.fetch(&release, &observer).await.map_err(|e| image_cause(&e))?;
+    match &wanted.digest {
+        Some(digest) if image.digest.to_string() != digest.0 => Err(Cause::new(
+            format!(
+                "the image of {} {} that was fetched has digest {}, but {} was recorded for this version",
+                wanted.datastore, wanted.version, image.digest, digest
+            ),
+            "import the recorded image with coffer engine import, or make the new one a version of its own",
+        )),
+        _ => Ok(image),
+    }
+}
+
+fn image_cause(error: &coffer_image::Error) -> Cause {
+    Cause::new(coffer_image::in_full(error), "")
+}
