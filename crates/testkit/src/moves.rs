@@ -3,7 +3,7 @@
 //! A move is the smallest thing that happens as a whole. Every move makes something true and may be made again, so a
 //! step may be cut off between any two of its moves and taken again.
 
-use coffer_core::id::{Generation, OperationId};
+use coffer_core::id::Generation;
 use coffer_core::plan::{Record, Step};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::{EngineSpec, ImageWanted};
@@ -22,8 +22,10 @@ pub enum Move<'a> {
     TryTarget(&'a EngineSpec),
     /// It serves, as expected.
     ExpectServing(&'a EngineSpec),
-    /// Configuration and record of the agent say this.
-    Configure(&'a EngineSpec, Generation),
+    /// The agent's record and the configuration say this engine.
+    Configure(&'a EngineSpec),
+    /// The agent's record says this generation.
+    Adopt(Generation),
     /// The engine of the configuration runs, reachable for the agent alone.
     Start,
     /// The engine that runs is this one and holds what was counted.
@@ -43,15 +45,13 @@ pub enum Move<'a> {
     Stop,
     /// The engine is gone, and with it what it holds in memory.
     Kill,
-    /// Data and configuration are being copied; not to be used yet.
-    Copy(OperationId),
+    /// The data are being copied; the copy is not to be used yet.
+    Copy,
     /// The copy is complete.
     Seal,
     DropPreImage,
     /// The data are those of the pre-image, where there is a complete one.
-    RestoreData,
-    /// The same for the configuration.
-    RestoreConfiguration,
+    Restore,
     /// The control plane has written this down.
     Write(&'a Record),
     /// What the control plane wrote down is as it was. No step may need this.
@@ -71,7 +71,7 @@ pub fn of_step(step: &Step) -> Vec<Move<'_>> {
         Step::EnsurePlace => vec![Move::MakePlace],
         Step::DropPlace => vec![Move::DropPlace],
         Step::Run { spec, generation, .. } => {
-            vec![Move::Configure(spec, *generation), Move::Start, Move::Prove(spec), Move::Open]
+            vec![Move::Configure(spec), Move::Start, Move::Prove(spec), Move::Open, Move::Adopt(*generation)]
         }
         Step::Ask { task, .. } => match &**task {
             Task::Fetch { image } => vec![Move::Fetch(image)],
@@ -98,24 +98,23 @@ pub fn of_section(section: &Section, step: SectionStep) -> Vec<Move<'_>> {
         SectionStep::Prepare => vec![Move::TakeMeasures],
         SectionStep::Quiesce => vec![Move::HoldWrites, Move::Count],
         SectionStep::Stop => vec![Move::Stop],
-        SectionStep::Keep => vec![Move::Copy(section.operation), Move::Seal],
-        SectionStep::Swap => vec![Move::Configure(&section.to, section.generation)],
+        SectionStep::Keep => vec![Move::Copy, Move::Seal],
+        SectionStep::Swap => vec![Move::Configure(&section.to)],
         SectionStep::Start => vec![Move::Start],
         SectionStep::Prove => vec![Move::Prove(&section.to)],
-        // A restart swaps nothing, so its generation becomes true here.
-        SectionStep::Open => vec![Move::Configure(&section.to, section.generation), Move::Open, Move::ForgetCount],
+        SectionStep::Open => vec![Move::Open, Move::Adopt(section.generation), Move::ForgetCount],
     }
 }
 
 /// The moves of its undo.
 pub fn of_section_undo(section: &Section, step: SectionStep) -> Vec<Move<'_>> {
     match step {
-        SectionStep::Prepare => vec![Move::LiftMeasures],
+        SectionStep::Prepare => vec![Move::LiftMeasures, Move::DropPreImage],
         SectionStep::Quiesce => vec![Move::ForgetCount, Move::ReleaseWrites],
         SectionStep::Stop => vec![Move::Start, Move::Prove(&section.from), Move::Open],
-        SectionStep::Keep => vec![Move::DropPreImage],
-        SectionStep::Swap => vec![Move::RestoreConfiguration],
-        SectionStep::Start => vec![Move::Kill, Move::RestoreData],
+        SectionStep::Keep => vec![Move::Restore],
+        SectionStep::Swap => vec![Move::Configure(&section.from)],
+        SectionStep::Start => vec![Move::Kill],
         SectionStep::Prove | SectionStep::Open => vec![],
     }
 }

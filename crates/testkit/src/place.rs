@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coffer_core::datastore::Number;
-use coffer_core::id::{Digest, Generation, OperationId};
+use coffer_core::id::{Digest, Generation};
 use coffer_core::section::SectionStep;
 use coffer_core::spec::EngineSpec;
 
@@ -14,7 +14,8 @@ use crate::moves::Move;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     pub(crate) images: BTreeSet<Option<Digest>>,
-    pub(crate) configuration: Option<Configuration>,
+    pub(crate) configuration: Option<EngineSpec>,
+    pub(crate) generation: Generation,
     pub(crate) data: Data,
     pub(crate) preimage: Option<PreImage>,
     pub(crate) engine: Option<Engine>,
@@ -22,12 +23,6 @@ pub(crate) struct Place {
     pub(crate) counted: Option<u64>,
     /// The agent's journal of the section it was handed, also after its end.
     pub(crate) section: Option<Journal<SectionStep>>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Configuration {
-    pub(crate) spec: EngineSpec,
-    pub(crate) generation: Generation,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,10 +33,8 @@ pub(crate) struct Data {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PreImage {
-    pub(crate) operation: OperationId,
     pub(crate) complete: bool,
     pub(crate) data: Data,
-    pub(crate) configuration: Option<Configuration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +49,7 @@ pub(crate) struct Engine {
 
 impl Place {
     fn start(&mut self, violations: &mut Vec<String>) -> Result<(), String> {
-        let runs = self.configuration.as_ref().ok_or("there is no configuration")?.spec.clone();
+        let runs = self.configuration.as_ref().ok_or("there is no configuration")?.clone();
         match &self.engine {
             Some(engine) if engine.runs == runs => return Ok(()),
             Some(engine) => violations.push(format!("{} was started beside {}", runs.label(), engine.runs.label())),
@@ -85,9 +78,8 @@ impl Place {
                     return Err(format!("{} does not serve", spec.label()));
                 }
             }
-            Move::Configure(spec, generation) => {
-                self.configuration = Some(Configuration { spec: spec.clone(), generation });
-            }
+            Move::Configure(spec) => self.configuration = Some(spec.clone()),
+            Move::Adopt(generation) => self.generation = generation,
             Move::Prove(spec) => {
                 let counted = self.counted.unwrap_or(0);
                 let engine = self.running()?;
@@ -111,20 +103,12 @@ impl Place {
                 }
             }
             Move::Kill => self.engine = None,
-            Move::Copy(operation) => {
-                let (data, configuration) = (self.data.clone(), self.configuration.clone());
-                self.preimage = Some(PreImage { operation, complete: false, data, configuration });
-            }
+            Move::Copy => self.preimage = Some(PreImage { complete: false, data: self.data.clone() }),
             Move::Seal => self.preimage.as_mut().ok_or("there is no pre-image")?.complete = true,
             Move::DropPreImage => self.preimage = None,
-            Move::RestoreData => {
+            Move::Restore => {
                 if let Some(kept) = self.preimage.as_ref().filter(|p| p.complete) {
                     self.data = kept.data.clone();
-                }
-            }
-            Move::RestoreConfiguration => {
-                if let Some(kept) = self.preimage.as_ref().filter(|p| p.complete) {
-                    self.configuration.clone_from(&kept.configuration);
                 }
             }
             Move::MakePlace | Move::DropPlace | Move::Write(_) | Move::Unwrite => {

@@ -23,7 +23,7 @@ use coffer_core::spec::EngineSpec;
 use crate::driver::{self, Ended, Halt, Journal, Performer};
 use crate::fault::{Fault, Kind, Layer, Moment, Schedule, Site, Way};
 use crate::moves::{self, Move};
-use crate::place::{Configuration, Data, Engine, Place};
+use crate::place::{Data, Engine, Place};
 
 /// More transitions than any section takes, whatever strikes it.
 const SECTION_TURNS: usize = 500;
@@ -63,7 +63,8 @@ pub struct Picture {
 
 #[derive(Clone, Debug, PartialEq)]
 struct PlacePicture {
-    configuration: Option<Configuration>,
+    configuration: Option<EngineSpec>,
+    generation: Generation,
     written_by: Option<Number>,
     preimage: bool,
     engine: Option<Engine>,
@@ -77,7 +78,8 @@ impl FakeWorld {
         let row = Row { built: instance.built, version: instance.version, generation: instance.generation };
         let place = instance.built.then(|| Place {
             images: BTreeSet::from([spec.image.digest.clone()]),
-            configuration: Some(Configuration { spec: spec.clone(), generation: instance.generation }),
+            configuration: Some(spec.clone()),
+            generation: instance.generation,
             data: Data { written_by: Some(spec.number), writes: 0 },
             engine: Some(Engine { runs: spec.clone(), proven: true, open: true, holding: false, writes: 0 }),
             ..Place::default()
@@ -97,6 +99,7 @@ impl FakeWorld {
     pub fn picture(&self) -> Picture {
         let place = self.place.as_ref().map(|p| PlacePicture {
             configuration: p.configuration.clone(),
+            generation: p.generation,
             written_by: p.data.written_by,
             preimage: p.preimage.is_some(),
             engine: p.engine.clone().map(|e| Engine { writes: 0, ..e }),
