@@ -1,1 +1,57 @@
-fn main() {}
+//! The one binary: the server, the agents, the processes that become engines, and the commands of operators and tenants.
+//!
+//! Which of them it is, is decided by the first argument before anything else happens, because an engine that starts
+//! must not pay for a command line parser or a runtime.
+
+mod cli;
+mod clouds;
+mod command;
+mod failure;
+mod find;
+mod table;
+mod trove;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor};
+use crate::command::{Session, engine, instance, offer, serve};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure);
+            failure.code()
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "this is where errors are told")]
+fn report(failure: &Failure) {
+    eprintln!("{failure}");
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { common, command } = cli;
+    if let Command::Serve(arguments) = &command {
+        return serve::run(common.output, arguments);
+    }
+    // A client does one thing at a time.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve(_) => Ok(()),
+            Command::Engine(command) => engine::run(common.output, command).await,
+            Command::Datastore(Datastore::List) => offer::list_datastores(&Session::open(&common).await?).await,
+            Command::Datastore(Datastore::Version(DatastoreVersion::List { datastore })) => {
+                offer::list_versions(&Session::open(&common).await?, &datastore).await
+            }
+            Command::Flavor(Flavor::List) => offer::list_flavors(&Session::open(&common).await?).await,
+            Command::Instance(command) => instance::run(Session::open(&common).await?, command).await,
+        }
+    })
+}

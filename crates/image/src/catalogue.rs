@@ -121,6 +121,12 @@ impl Catalogue {
         Self::parse(&fs::read_to_string(path)?, path, directory)
     }
 
+    /// The catalogue that Coffer comes with, so that a binary alone knows every version it was made for.
+    pub fn built_in() -> Result<Self> {
+        let (text, path) = (include_str!("../../../engines/catalogue.toml"), Path::new("engines/catalogue.toml"));
+        Self::parse(text, path, Path::new("."))
+    }
+
     fn parse(text: &str, path: &Path, directory: &Path) -> Result<Self> {
         let document: Document = toml::from_str(text)
             .map_err(|source| Error::CatalogueSyntax { path: path.to_owned(), source: Box::new(source) })?;
@@ -265,7 +271,7 @@ mod tests {
 
     fn check(text: &str, expected: &str) {
         let outcome = Catalogue::parse(text, Path::new("c.toml"), Path::new("/cat"));
-        let said = outcome.map_or_else(|e| e.to_string(), |_| "accepted".to_owned());
+        let said = outcome.map_or_else(|e| crate::error::in_full(&e), |_| "accepted".to_owned());
         assert!(said.contains(expected), "{said:?} lacks {expected:?}");
     }
 
@@ -289,7 +295,7 @@ mod tests {
         assert!(catalogue.find("redis", "8.1").is_none());
         assert!(catalogue.find("valkey", "8.0").is_none());
         let Source::Root { path, .. } = &release.sources[0] else {
-            panic!("the source is a root");
+            unreachable!("the source is a root");
         };
         assert_eq!(path, Path::new("/cat/roots/redis"));
     }

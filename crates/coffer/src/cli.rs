@@ -1,0 +1,305 @@
+//! The command line: every command with its arguments, and the help that is enough to use it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use jiff::SignedDuration;
+
+use crate::failure::EXIT_CODES;
+use crate::table::Format;
+
+/// Run Redis and Valkey servers for tenants, and upgrade them with one command.
+///
+/// `coffer serve` is the server; all other commands are its clients and read clouds.yaml and the OS_* variables as the
+/// openstack client does. The first start of the server writes a clouds.yaml into its data directory.
+#[derive(Debug, Parser)]
+#[command(name = "coffer", version, after_long_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Print tables for people or JSON for programs.
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+    /// The cloud of clouds.yaml to use.
+    #[arg(long, global = true, env = "OS_CLOUD", hide_env_values = true, value_name = "NAME")]
+    pub os_cloud: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(Serve),
+    /// Have engine images on this machine.
+    #[command(subcommand)]
+    Engine(Engine),
+    /// See which datastores there are, and in which versions.
+    #[command(subcommand)]
+    Datastore(Datastore),
+    /// See which sizes of instance there are.
+    #[command(subcommand)]
+    Flavor(Flavor),
+    /// Create, see, upgrade, restart and delete instances.
+    #[command(subcommand)]
+    Instance(Instance),
+}
+
+/// Run the server, until it is told to end. Engines keep running when it does.
+///
+/// On its first start it writes DIR/clouds.yaml with the credentials of an admin and of a demo project.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  coffer serve --data /var/lib/coffer --listen 127.0.0.1:8779
+  export OS_CLIENT_CONFIG_FILE=/var/lib/coffer/clouds.yaml OS_CLOUD=demo
+  coffer instance list")]
+pub(crate) struct Serve {
+    /// Where everything is kept: the store, engine images, instances, credentials.
+    #[arg(long, value_name = "DIR", env = "COFFER_DATA")]
+    pub data: PathBuf,
+    /// Where the API is served; overrides the configuration.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// The configuration, in TOML.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Where the engine images of this machine are.
+#[derive(Debug, Args)]
+pub(crate) struct ImageStore {
+    /// The data directory of the server on this machine.
+    #[arg(long, value_name = "DIR", env = "COFFER_DATA")]
+    pub data: PathBuf,
+    /// The catalogue of engine versions; the one that comes with coffer unless given.
+    #[arg(long, value_name = "FILE", env = "COFFER_CATALOGUE")]
+    pub catalogue: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Engine {
+    /// List the versions of the catalogue, and which of them are on this machine.
+    #[command(after_help = "Example:\n  coffer engine list --data /var/lib/coffer")]
+    List {
+        #[command(flatten)]
+        store: ImageStore,
+    },
+    /// Fetch the image of a version from the first of its sources that answers, and try its binary.
+    #[command(after_help = "Example:\n  coffer engine fetch --data /var/lib/coffer redis 8.0")]
+    Fetch {
+        #[command(flatten)]
+        store: ImageStore,
+        /// redis or valkey.
+        datastore: String,
+        /// A version as `coffer engine list` shows it.
+        version: String,
+    },
+    /// Bring in the image of a version as a file: an OCI layout, an archive of one, or a root directory.
+    #[command(after_help = "Example:\n  coffer engine import --data /var/lib/coffer redis 8.0 ./redis-8.0.tar.zst")]
+    Import {
+        #[command(flatten)]
+        store: ImageStore,
+        /// redis or valkey.
+        datastore: String,
+        /// A version as `coffer engine list` shows it.
+        version: String,
+        /// The layout, archive or directory.
+        path: PathBuf,
+        /// Take it only if its image has this digest.
+        #[arg(long, value_name = "sha256:HEX")]
+        digest: Option<String>,
+        /// Where the server program is in the image; as in the catalogue unless given.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Datastore {
+    /// List the datastores.
+    #[command(after_help = "Example:\n  coffer datastore list")]
+    List,
+    /// See the versions of a datastore.
+    #[command(subcommand)]
+    Version(DatastoreVersion),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DatastoreVersion {
+    /// List the versions of a datastore.
+    #[command(after_help = "Example:\n  coffer datastore version list redis")]
+    List {
+        /// The datastore's name or id.
+        datastore: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Flavor {
+    /// List the flavors: how much memory and how many processors an instance can have.
+    #[command(after_help = "Example:\n  coffer flavor list")]
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Instance {
+    /// List the instances of the project.
+    #[command(after_help = "Example:\n  coffer instance list")]
+    List,
+    /// Show one instance with everything that is known of it.
+    #[command(after_help = "Example:\n  coffer instance show redis_test")]
+    Show {
+        /// The instance's id or name.
+        instance: String,
+    },
+    Create(Create),
+    /// Restart the engine of an instance without losing what it holds.
+    #[command(after_help = "Example:\n  coffer instance restart redis_test --wait")]
+    Restart {
+        /// The instance's id or name.
+        instance: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    Upgrade(Upgrade),
+    /// List what was done to an instance, or is being done: every step with its times, the gap, the findings.
+    #[command(
+        after_help = "Examples:\n  coffer instance operations redis_test\n  coffer instance operations redis_test --wait"
+    )]
+    Operations {
+        /// The instance's id or name.
+        instance: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Delete instances with everything they hold.
+    #[command(after_help = "Example:\n  coffer instance delete redis_test --wait")]
+    Delete {
+        /// Ids or names.
+        #[arg(required = true, value_name = "INSTANCE")]
+        instances: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+/// Create an instance. Its password is printed once, and never again.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  coffer instance create redis_test --flavor 1 --size 1 --datastore redis --datastore-version 7.0.15 \\
+      --set maxmemory-policy=allkeys-lru --wait")]
+pub(crate) struct Create {
+    pub name: String,
+    /// The flavor's id or name, as `coffer flavor list` shows it.
+    #[arg(long)]
+    pub flavor: String,
+    /// The size of the volume in GiB.
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub size: u32,
+    /// redis or valkey; the server's default unless given.
+    #[arg(long, value_name = "NAME")]
+    pub datastore: Option<String>,
+    /// The version's name or id; the datastore's default unless given.
+    #[arg(long, value_name = "VERSION")]
+    pub datastore_version: Option<String>,
+    /// A setting in the engine's own words. May be given more than once.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// Upgrade an instance to another version of its datastore.
+///
+/// The engine is stopped only after everything that can be checked has been checked. When anything goes wrong, the old
+/// version is put back with all its data.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  coffer instance upgrade redis_test 8.0.2 --dry-run   print the plan, change nothing
+  coffer instance upgrade redis_test 8.0.2 --wait      do it, and show each step
+  coffer instance upgrade redis_test valkey/8.1.1      cross over to Valkey")]
+pub(crate) struct Upgrade {
+    /// The instance's id or name.
+    pub instance: String,
+    /// The version's name or id, or DATASTORE/VERSION to cross over to another datastore.
+    pub version: String,
+    /// Print the plan and what was found, and change nothing.
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// Whether and how long a command stays until what it asked for is done.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Wait {
+    /// Stay until it is done, and show each step.
+    #[arg(long)]
+    pub wait: bool,
+    /// Stay no longer than this, such as 90s or 10m. What was begun goes on.
+    #[arg(long, value_name = "TIME", requires = "wait")]
+    pub timeout: Option<SignedDuration>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE, such as maxmemory-policy=allkeys-lru".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Cli, Command, Instance};
+
+    #[test]
+    fn the_command_tree_is_free_of_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_does_something_has_an_example_in_its_help() {
+        fn check(command: &mut clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_subcommands().next().is_none() {
+                let help = command.render_help().to_string();
+                assert!(help.contains("Example"), "{path} has no example");
+                assert!(help.contains(path.trim()), "the example of {path} does not name it");
+            }
+            command.get_subcommands_mut().for_each(|sub| check(sub, &path));
+        }
+        let mut cli = Cli::command();
+        cli.build();
+        check(&mut cli, "");
+    }
+
+    #[test]
+    fn what_does_not_make_sense_is_refused_with_a_reason() {
+        let check = |line: &str, expected: &str| {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line).to_string();
+            assert!(error.contains(expected), "{line}: {error}");
+        };
+        check("coffer instance create x --flavor 1 --size 0", "0 is not in 1..");
+        check("coffer instance create x --flavor 1 --size 1 --set nonsense", "NAME=VALUE");
+        check("coffer instance upgrade x 8.0 --dry-run --wait", "cannot be used with");
+        check("coffer instance restart x --timeout 10m", "--wait");
+        check("coffer instance restart x --wait --timeout soon", "--timeout");
+        check("coffer instance delete", "<INSTANCE>");
+        check("coffer instance list -o yaml", "possible values: table, json");
+    }
+
+    #[test]
+    fn settings_may_contain_any_sign_after_the_first_equals() {
+        let line = ["coffer", "instance", "create", "x", "--flavor", "1", "--size", "1", "--set", "save=900 1=2"];
+        let parsed = Cli::try_parse_from(line).expect("a create").command;
+        let expected = [("save".to_owned(), "900 1=2".to_owned())];
+        assert!(matches!(parsed, Command::Instance(Instance::Create(create)) if create.settings == expected));
+    }
+}

@@ -1,0 +1,260 @@
+//! `coffer instance ...`
+
+use std::fmt::Write as _;
+
+use coffer_core::finding::Severity;
+use coffer_wire::trove::instance::Instance;
+use coffer_wire::trove::operation::{Operation, PlanBody};
+use coffer_wire::trove::request::{DatastoreChoice, InstanceChange, NewInstance, NewVolume, UpgradePreview};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Session, plan, print};
+use crate::cli::{Create, Instance as Command, Upgrade, Wait};
+use crate::failure::{Failure, Kind};
+use crate::find;
+use crate::table::{self, Format, List, Record};
+use crate::watch::{self, End, Watch, span};
+
+/// Runs one of the commands.
+pub(crate) async fn run(session: Session, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List => list(&session).await,
+        Command::Show { instance } => show(&session, &instance).await,
+        Command::Create(create) => self::create(session, create).await,
+        Command::Upgrade(upgrade) => self::upgrade(session, upgrade).await,
+        Command::Operations { instance, wait } => operations(session, &instance, wait).await,
+        Command::Restart { instance, wait } => {
+            let instance = find::instance_named(&session.trove, &instance).await?;
+            let path = format!("/instances/{}/action", instance.id);
+            session.trove.tell(Method::POST, &path, Some(&json!({"restart": {}}))).await?;
+            follow(session, &instance, wait).await
+        }
+        Command::Delete { instances, wait } => delete(session, &instances, wait).await,
+    }
+}
+
+async fn list(session: &Session) -> Result<(), Failure> {
+    let columns = &["ID", "Name", "Datastore", "Datastore Version", "Status", "Flavor ID", "Size", "Region"];
+    let row = |i: Instance| {
+        vec![
+            json!(i.id),
+            json!(i.name),
+            json!(i.datastore.datastore),
+            json!(i.datastore.version),
+            json!(i.status),
+            json!(i.flavor.id),
+            json!(i.volume.size),
+            json!(i.region),
+        ]
+    };
+    let rows = find::instances(&session.trove).await?.into_iter().map(row).collect();
+    Ok(table::print(&List { columns, rows }.render(session.format))?)
+}
+
+async fn show(session: &Session, instance: &str) -> Result<(), Failure> {
+    let instance = find::instance_named(&session.trove, instance).await?;
+    Ok(table::print(&record(&instance).render(session.format))?)
+}
+
+/// The openstack client's fields, and Coffer's.
+fn record(instance: &Instance) -> Record {
+    let mut fields = vec![
+        ("datastore", json!(instance.datastore.datastore)),
+        ("datastore_version", json!(instance.datastore.version)),
+        ("flavor", json!(instance.flavor.id)),
+        ("id", json!(instance.id)),
+        ("name", json!(instance.name)),
+        ("operating_status", json!(instance.operating_status)),
+        ("public", json!(instance.access.is_public)),
+        ("region", json!(instance.region)),
+        ("status", json!(instance.status)),
+        ("volume", json!(instance.volume.size)),
+    ];
+    let mut known = |name, value: Option<Value>| fields.extend(value.map(|value| (name, value)));
+    known("addresses", instance.addresses.as_ref().map(|addresses| json!(addresses)));
+    known("datastore_version_number", instance.datastore.version_number.as_ref().map(|number| json!(number)));
+    known("ip", instance.ip.as_ref().map(|ip| json!(ip)));
+    known("tenant_id", instance.tenant_id.as_ref().map(|id| json!(id)));
+    known("volume_used", instance.volume.used.map(|used| json!(used)));
+    if let Some(detail) = &instance.detail {
+        known("created", Some(json!(detail.created)));
+        known("updated", Some(json!(detail.updated)));
+        known("service_status_updated", Some(json!(detail.service_status_updated)));
+        known("running_version", detail.running_version.as_ref().map(|version| json!(version)));
+        known("on_disk_version", detail.on_disk_version.as_ref().map(|version| json!(version)));
+        known("isolation", (!detail.isolation.is_empty()).then(|| json!(detail.isolation)));
+        known("fault", detail.fault.as_ref().map(|fault| json!(fault.message)));
+        known("fault_date", detail.fault.as_ref().map(|fault| json!(fault.created)));
+        known("fault_details", detail.fault.as_ref().and_then(|fault| fault.details.as_ref().map(|text| json!(text))));
+        let progress =
+            |p: &coffer_wire::trove::instance::Progress| format!("{}: {} ({} of {})", p.kind, p.step, p.at, p.of);
+        known("operation", detail.operation.as_ref().map(|operation| json!(progress(operation))));
+    }
+    Record(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+async fn create(session: Session, create: Create) -> Result<(), Failure> {
+    let flavor = find::flavor_named(&session.trove, &create.flavor).await?;
+    let settings: std::collections::BTreeMap<_, _> = create.settings.iter().cloned().collect();
+    if settings.len() < create.settings.len() {
+        return Err(Failure::new(Kind::Usage, "a setting is given twice", "give each --set another NAME"));
+    }
+    let new = NewInstance {
+        name: create.name,
+        flavor: Some(flavor.str_id),
+        volume: Some(NewVolume { size: create.size }),
+        datastore: DatastoreChoice {
+            datastore: create.datastore,
+            version: create.datastore_version,
+            version_number: None,
+        },
+        settings,
+        unsupported: Vec::new(),
+    };
+    let created: coffer_wire::trove::instance::InstanceBody =
+        session.trove.post("/instances", &json!({"instance": new})).await?;
+    let mut instance = created.instance;
+    let password = instance.detail.as_mut().and_then(|detail| detail.password.take()).map(|password| password.0);
+    // Before anything else can fail: it cannot be had again.
+    if let (Some(password), Format::Table) = (&password, session.format) {
+        table::print(&format!("password: {password}\nIt is shown this once only; keep it.\n"))?;
+    }
+    let Session { cloud, trove, format } = session;
+    let mut outcome = Ok(());
+    if create.wait.wait {
+        let watch = Watch { cloud: &cloud, instance: &instance.id, name: &instance.name, timeout: create.wait.timeout };
+        let (again, end) = watch.newest(trove).await;
+        outcome = end.map(drop);
+        if let Ok(now) = find::instance(&again, &instance.id).await {
+            instance = now;
+        }
+    }
+    let mut record = record(&instance);
+    if let (Some(password), Format::Json) = (password, format) {
+        record.0.push(("password".to_owned(), json!(password)));
+    }
+    table::print(&record.render(format))?;
+    outcome
+}
+
+async fn upgrade(session: Session, upgrade: Upgrade) -> Result<(), Failure> {
+    let instance = find::instance_named(&session.trove, &upgrade.instance).await?;
+    if upgrade.dry_run {
+        return preview(&session, &instance, upgrade.version).await;
+    }
+    let change = InstanceChange { datastore_version: Some(upgrade.version), ..InstanceChange::default() };
+    let path = format!("/instances/{}", instance.id);
+    session.trove.tell(Method::PATCH, &path, Some(&json!({"instance": change}))).await?;
+    follow(session, &instance, upgrade.wait).await
+}
+
+async fn preview(session: &Session, instance: &Instance, version: String) -> Result<(), Failure> {
+    let path = format!("/instances/{}/upgrade-preview", instance.id);
+    let body = json!({"upgrade": UpgradePreview { datastore_version: version }});
+    let PlanBody { plan } = session.trove.post(&path, &body).await?;
+    print(session.format, &plan, || plan::render(&instance.name, &plan))?;
+    if plan.findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return Err(Failure::new(
+            Kind::Refused,
+            "this upgrade would be refused, for the errors among the findings",
+            "do what the findings say, then try again",
+        ));
+    }
+    Ok(())
+}
+
+async fn delete(session: Session, instances: &[String], wait: Wait) -> Result<(), Failure> {
+    // All names are looked up before anything is deleted, so that a mistyped one deletes nothing.
+    let mut found = Vec::new();
+    for instance in instances {
+        found.push(find::instance_named(&session.trove, instance).await?);
+    }
+    for instance in &found {
+        session.trove.tell(Method::DELETE, &format!("/instances/{}", instance.id), None).await?;
+    }
+    let Session { cloud, mut trove, format } = session;
+    for instance in &found {
+        if wait.wait {
+            let watch = Watch { cloud: &cloud, instance: &instance.id, name: &instance.name, timeout: wait.timeout };
+            let (again, end) = watch.newest(trove).await;
+            trove = again;
+            end?;
+        }
+    }
+    let ids: Vec<_> = found.iter().map(|instance| json!({"id": instance.id, "name": instance.name})).collect();
+    let end = if wait.wait { "is deleted" } else { "will be deleted" };
+    print(format, &ids, || found.iter().fold(String::new(), |text, i| text + &format!("{} ({}) {end}\n", i.name, i.id)))
+}
+
+/// What follows an accepted request: at once the word that it was, or the end of the operation.
+async fn follow(session: Session, instance: &Instance, wait: Wait) -> Result<(), Failure> {
+    let Session { cloud, trove, format } = session;
+    if !wait.wait {
+        let newest = find::operations(&trove, &instance.id).await?.into_iter().next();
+        let kind = newest.as_ref().map_or("operation", |operation| operation.kind.as_str());
+        return print(format, &newest, || {
+            format!(
+                "{kind} of {} has begun; to see it: coffer instance operations {} --wait\n",
+                instance.name, instance.id
+            )
+        });
+    }
+    let watch = Watch { cloud: &cloud, instance: &instance.id, name: &instance.name, timeout: wait.timeout };
+    let (_, end) = watch.newest(trove).await;
+    match end? {
+        End::Gone => print(format, &Value::Null, || format!("{} is gone\n", instance.name)),
+        End::Done(operation) => print(format, &operation, || summary(&instance.name, &operation)),
+    }
+}
+
+fn summary(name: &str, operation: &Operation) -> String {
+    let what = match (&operation.kind[..], &operation.to) {
+        ("upgrade", Some(to)) => format!("{name} runs {to}"),
+        (kind, _) => format!("{kind} of {name} is done"),
+    };
+    let gap = operation.gap_ms.map(|gap| format!("; clients could not write for {}", span(gap)));
+    format!("{what}{}\n", gap.unwrap_or_default())
+}
+
+async fn operations(session: Session, instance: &str, wait: Wait) -> Result<(), Failure> {
+    let instance = find::instance_named(&session.trove, instance).await?;
+    if wait.wait {
+        return follow(session, &instance, wait).await;
+    }
+    let operations = find::operations(&session.trove, &instance.id).await?;
+    print(session.format, &operations, || operations.iter().map(describe).collect::<Vec<_>>().join("\n"))
+}
+
+/// One operation as people read it.
+fn describe(operation: &Operation) -> String {
+    let versions = match (&operation.from, &operation.to) {
+        (Some(from), Some(to)) => format!(" from {from} to {to}"),
+        (_, Some(to)) => format!(" of {to}"),
+        _ => String::new(),
+    };
+    let phase = match operation.phase.as_str() {
+        "forward" => "running",
+        "backward" => "being undone",
+        "undone" => "failed and undone",
+        other => other,
+    };
+    let mut text = format!("{}{versions}: {phase}\n", operation.kind);
+    let _ = writeln!(text, "  id {}, began {}, last change {}", operation.id, operation.created, operation.updated);
+    if let Some(gap) = operation.gap_ms {
+        let _ = writeln!(text, "  clients could not write for {}", span(gap));
+    }
+    if let Some(cause) = &operation.cause {
+        let _ = writeln!(text, "  cause: {}", cause.message);
+        if !cause.hint.is_empty() {
+            let _ = writeln!(text, "  hint: {}", cause.hint);
+        }
+    }
+    for finding in &operation.findings {
+        let _ = writeln!(text, "  {}", plan::finding(finding));
+    }
+    for step in &operation.steps {
+        let _ = writeln!(text, "  {}{}", step.begun, watch::line(step));
+    }
+    text
+}

@@ -1,0 +1,38 @@
+//! The commands. Each asks the server or the image store, and prints one answer.
+
+pub(crate) mod engine;
+pub(crate) mod instance;
+pub(crate) mod offer;
+pub(crate) mod plan;
+pub(crate) mod serve;
+
+use crate::cli::Common;
+use crate::clouds::{self, Cloud};
+use crate::failure::Failure;
+use crate::table::{self, Format};
+use crate::trove::Trove;
+
+/// What a client command works with.
+pub(crate) struct Session {
+    pub cloud: Cloud,
+    pub trove: Trove,
+    pub format: Format,
+}
+
+impl Session {
+    /// Reads clouds.yaml and the environment, and authenticates.
+    pub(crate) async fn open(common: &Common) -> Result<Self, Failure> {
+        let cloud = clouds::load(common.os_cloud.as_deref(), &clouds::environment)?;
+        let trove = Trove::connect(&cloud).await?;
+        Ok(Self { cloud, trove, format: common.output })
+    }
+}
+
+/// Prints the value for programs, or the text for people.
+fn print(format: Format, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    match format {
+        Format::Json => table::print(&table::json(value))?,
+        Format::Table => table::print(&text())?,
+    }
+    Ok(())
+}
