@@ -1,5 +1,6 @@
 //! What an operator may set, with the defaults that make an empty file work.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -161,6 +162,12 @@ impl AddressPool {
     /// Which one of the pool this is, counted from 0; `None` for an address outside of it.
     pub fn index(self, address: Ipv4Addr) -> Option<u32> {
         (self.first()..=self.last()).contains(&address).then(|| u32::from(address) - u32::from(self.first()))
+    }
+}
+
+impl fmt::Display for AddressPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
     }
 }
 

@@ -1,15 +1,16 @@
 //! What agents are told and what they tell. Asked by the control plane itself, for one instance at a time, after the
 //! agent has proven to be that instance's; no user's request gets here.
 
-use coffer_core::id::{Generation, InstanceId};
+use coffer_core::id::{Generation, InstanceId, OperationId};
 use coffer_core::instance::{Kind, Observed, Operation};
 use coffer_core::operation::Phase;
 use coffer_core::spec::EngineSpec;
+use coffer_core::task::TaskResult;
 use serde::{Deserialize, Serialize};
 
 use crate::operation::operation_columns;
 use crate::row::{Columns, micros, to_json};
-use crate::{Error, Event, Store};
+use crate::{Error, Event, Store, Write};
 
 /// What an agent is to run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,37 +47,52 @@ impl Store {
         Ok(Some(AgentRow { desired, open }))
     }
 
-    /// Keeps what an agent saw last. Of an instance that is gone, nothing is kept.
-    pub async fn save_observed(&self, id: InstanceId, observed: &Observed) -> Result<(), Error> {
+    /// Keeps what an agent reports, in one transaction: what it saw, where that is news; answers of operations that are
+    /// open; events. Told twice, it is kept once. False when there is no such instance any more; nothing is kept then.
+    pub async fn save_report(
+        &self,
+        id: InstanceId,
+        observed: Option<&Observed>,
+        results: &[(OperationId, &TaskResult)],
+        events: &[Event],
+    ) -> Result<bool, Error> {
         let mut write = self.write().await?;
-        sqlx::query(
-            "INSERT INTO observed (instance_id, seen) \
-             SELECT $1, $2 FROM instances WHERE id = $1 AND deleted_at IS NULL \
-             ON CONFLICT (instance_id) DO UPDATE SET seen = excluded.seen",
-        )
-        .bind(id.to_string())
-        .bind(to_json(observed)?)
-        .execute(&mut *write.tx)
-        .await?;
-        write.commit().await
-    }
-
-    /// Keeps events. Told twice, they are kept once.
-    pub async fn insert_events(&self, instance: InstanceId, events: &[Event]) -> Result<(), Error> {
-        let mut write = self.write().await?;
-        for event in events {
+        let instance = id.to_string();
+        let alive: Option<i64> = sqlx::query_scalar("SELECT 1 FROM instances WHERE id = $1 AND deleted_at IS NULL")
+            .bind(&instance)
+            .fetch_optional(&mut *write.tx)
+            .await?;
+        if alive.is_none() {
+            return Ok(false);
+        }
+        if let Some(observed) = observed {
             sqlx::query(
-                "INSERT INTO events (instance_id, at, id, message) VALUES ($1, $2, $3, $4) \
-                 ON CONFLICT (instance_id, at, id) DO NOTHING",
+                "INSERT INTO observed (instance_id, seen) VALUES ($1, $2) \
+                 ON CONFLICT (instance_id) DO UPDATE SET seen = excluded.seen",
             )
-            .bind(instance.to_string())
-            .bind(micros(event.at))
-            .bind(&event.id)
-            .bind(&event.message)
+            .bind(&instance)
+            .bind(to_json(observed)?)
             .execute(&mut *write.tx)
             .await?;
         }
-        write.commit().await
+        for (operation, result) in results {
+            sqlx::query(
+                "INSERT INTO task_results (operation_id, task_id, result) \
+                 SELECT o.id, $2, $3 FROM operations o WHERE o.id = $1 AND o.instance_id = $4 AND o.is_open \
+                 ON CONFLICT (operation_id, task_id) DO NOTHING",
+            )
+            .bind(operation.to_string())
+            .bind(&result.id.0)
+            .bind(to_json(result)?)
+            .bind(&instance)
+            .execute(&mut *write.tx)
+            .await?;
+        }
+        for event in events {
+            write.insert_event(id, event).await?;
+        }
+        write.commit().await?;
+        Ok(true)
     }
 
     /// The instances that are to have an agent: those that have served and those whose place is made, and none that is
@@ -101,5 +117,22 @@ impl Store {
             }
         }
         Ok(ids)
+    }
+}
+
+impl Write {
+    /// Keeps an event; the same one only once.
+    pub async fn insert_event(&mut self, instance: InstanceId, event: &Event) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO events (instance_id, at, id, message) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (instance_id, at, id) DO NOTHING",
+        )
+        .bind(instance.to_string())
+        .bind(micros(event.at))
+        .bind(&event.id)
+        .bind(&event.message)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
     }
 }

@@ -108,13 +108,7 @@ impl Store {
     }
 
     /// Gives an instance another name. False when there is no such instance.
-    pub async fn rename(
-        &self,
-        scope: Scope<'_>,
-        id: InstanceId,
-        name: &str,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
+    pub async fn rename(&self, scope: Scope<'_>, id: InstanceId, name: &str, now: Timestamp) -> Result<bool, Error> {
         let mut write = self.write().await?;
         let done = sqlx::query(
             "UPDATE instances SET name = $1, updated_at = $2 \

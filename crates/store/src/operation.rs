@@ -154,23 +154,6 @@ impl Store {
         write.commit().await
     }
 
-    /// Keeps an agent's answer for whoever works on the operation. Delivered twice, kept once; answers to operations
-    /// that are over are not needed by anybody.
-    pub async fn insert_result(&self, operation: OperationId, result: &TaskResult) -> Result<(), Error> {
-        let mut write = self.write().await?;
-        sqlx::query(
-            "INSERT INTO task_results (operation_id, task_id, result) \
-             SELECT $1, $2, $3 FROM operations WHERE id = $1 AND is_open \
-             ON CONFLICT (operation_id, task_id) DO NOTHING",
-        )
-        .bind(operation.to_string())
-        .bind(&result.id.0)
-        .bind(to_json(result)?)
-        .execute(&mut *write.tx)
-        .await?;
-        write.commit().await
-    }
-
     /// The answer to one task of an operation, if it has arrived.
     pub async fn result(&self, operation: OperationId, task: &TaskId) -> Result<Option<TaskResult>, Error> {
         let row = sqlx::query("SELECT task_id, result FROM task_results WHERE operation_id = $1 AND task_id = $2")
@@ -240,12 +223,10 @@ impl Write {
 
     async fn apply(&mut self, instance: InstanceId, change: &Change, now: Timestamp) -> Result<(), Error> {
         let query = match change {
-            Change::Desire(desire) => {
-                sqlx::query("UPDATE instances SET desired = $2, updated_at = $3 WHERE id = $1")
-                    .bind(instance.to_string())
-                    .bind(to_json(desire)?)
-                    .bind(micros(now))
-            }
+            Change::Desire(desire) => sqlx::query("UPDATE instances SET desired = $2, updated_at = $3 WHERE id = $1")
+                .bind(instance.to_string())
+                .bind(to_json(desire)?)
+                .bind(micros(now)),
             Change::Image { version, digest } => return self.record_image(*version, digest).await,
             Change::Built { generation } => {
                 sqlx::query("UPDATE instances SET built = TRUE, generation = $2, updated_at = $3 WHERE id = $1")

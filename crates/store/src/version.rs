@@ -9,10 +9,9 @@ use crate::{Error, Store, Write};
 impl Store {
     /// All versions, in no particular order.
     pub async fn versions(&self) -> Result<Vec<Version>, Error> {
-        let rows =
-            sqlx::query("SELECT id, datastore, name, number, image, active, is_default, sources FROM versions")
-                .fetch_all(&self.reader)
-                .await?;
+        let rows = sqlx::query("SELECT id, datastore, name, number, image, active, is_default, sources FROM versions")
+            .fetch_all(&self.reader)
+            .await?;
         rows.iter()
             .map(|row| {
                 let mut c = Columns::of(row, "version");

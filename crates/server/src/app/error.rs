@@ -1,5 +1,7 @@
 //! Why the application did not do what it was asked, by what the caller can do about it.
 
+use std::fmt::Display;
+
 use coffer_core::id::InstanceId;
 use coffer_core::instance::Kind;
 use coffer_core::plan::Refusal;
@@ -25,6 +27,9 @@ pub enum Error {
     /// It would be more than the project may have.
     #[error("quota exceeded for resources: {}; hint: delete something, or ask the operator for more", describe(.0))]
     QuotaExceeded(Vec<Excess>),
+    /// A single volume would be larger than any may be.
+    #[error("volume size cannot exceed {limit_gib} GiB, {requested_gib} GiB cannot be accepted")]
+    VolumeTooLarge { requested_gib: u32, limit_gib: u32 },
     /// The caller may not do that.
     #[error("{what} needs the role {role}")]
     Forbidden { what: &'static str, role: &'static str },
@@ -68,8 +73,13 @@ pub struct Excess {
 }
 
 impl Error {
-    pub(crate) fn not_found(what: Thing, id: impl ToString) -> Self {
+    pub(crate) fn not_found(what: Thing, id: impl Display) -> Self {
         Self::NotFound { what, id: id.to_string() }
+    }
+
+    /// What should never be, in a sentence for the log.
+    pub(crate) fn internal(why: String) -> Self {
+        Self::Internal(why.into())
     }
 }
 
@@ -83,6 +93,7 @@ impl From<coffer_store::Error> for Error {
 }
 
 fn describe(excesses: &[Excess]) -> String {
-    let one = |e: &Excess| format!("{} ({} in use, {} requested, limit {})", e.resource, e.in_use, e.requested, e.limit);
+    let one =
+        |e: &Excess| format!("{} ({} in use, {} requested, limit {})", e.resource, e.in_use, e.requested, e.limit);
     excesses.iter().map(one).collect::<Vec<_>>().join(", ")
 }

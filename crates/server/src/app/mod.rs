@@ -3,7 +3,11 @@
 //! Guarantees: another project's things are not found, whatever is asked of them; what is refused has touched nothing;
 //! what is accepted is one committed transaction, and survives the death of this process.
 
+mod change;
+mod create;
 mod error;
+mod preview;
+mod versions;
 mod view;
 
 pub use error::{Error, Excess, Thing};
@@ -14,19 +18,34 @@ pub use view::{
 
 use std::sync::Arc;
 
-use coffer_core::datastore::Version;
 use coffer_core::flavor::Flavor;
-use coffer_core::id::{FlavorId, InstanceId, ProjectId, VersionId};
-use coffer_core::instance::Operation;
-use coffer_store::Event;
+use coffer_core::id::{FlavorId, InstanceId, ProjectId};
+use coffer_core::instance::{Observed, Operation, Status, operating_status};
+use coffer_store::{Event, InstanceRow, Store};
+use jiff::Timestamp;
+use versions::{needs_admin, needs_write};
 
 use crate::caller::Caller;
+use crate::catalogue::Catalogue;
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::contact::Contact;
+use crate::key::Key;
+
+/// What an agent saw is believed for so many seconds. Agents report every 10.
+const BELIEVED_SECONDS: i64 = 90;
+/// How many events of an instance are shown.
+const EVENTS_SHOWN: u32 = 100;
 
 /// The application. Shared by every request.
 #[derive(Debug)]
 pub struct App {
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) store: Store,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) contact: Arc<Contact>,
+    pub(crate) key: Arc<Key>,
+    pub(crate) clock: Clock,
 }
 
 impl App {
@@ -37,88 +56,63 @@ impl App {
 
     /// A page of instances: cut by ascending id, then the newest first, as Trove does.
     pub async fn instances(&self, caller: &Caller, scope: Scope, page: Page) -> Result<Paged<InstanceView>, Error> {
-        todo!()
+        let scope = match &scope {
+            Scope::Own => coffer_store::Scope::Project(&caller.project),
+            Scope::Project(project) if *project == caller.project => coffer_store::Scope::Project(project),
+            Scope::Project(project) => {
+                needs_admin(caller, "listing another project's instances")?;
+                coffer_store::Scope::Project(project)
+            }
+            Scope::All => {
+                needs_admin(caller, "listing every project's instances")?;
+                coffer_store::Scope::Admin
+            }
+        };
+        let limit = page.limit.unwrap_or(u32::MAX).min(self.config.page_size);
+        let marker = page.marker.unwrap_or_default();
+        // One more than asked for tells whether there is another page.
+        let mut rows = self.store.instances(scope, &marker, limit.saturating_add(1)).await?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next = rows.last().filter(|_| more).map(|row| row.instance.id.to_string());
+        let now = self.clock.now();
+        let mut items = rows.into_iter().map(|row| self.view(row, now)).collect::<Result<Vec<_>, _>>()?;
+        items.sort_by_key(|view| std::cmp::Reverse(view.instance.created_at));
+        Ok(Paged { items, next })
     }
 
     /// One instance.
     pub async fn instance(&self, caller: &Caller, id: InstanceId) -> Result<InstanceView, Error> {
-        todo!()
-    }
-
-    /// Records a new instance and begins to build it.
-    pub async fn create(&self, caller: &Caller, new: NewInstance) -> Result<Created, Error> {
-        todo!()
+        let row = self.store.instance(scope_of(caller), id).await?;
+        self.view(row.ok_or_else(|| Error::not_found(Thing::Instance, id))?, self.clock.now())
     }
 
     /// Gives an instance another name.
     pub async fn rename(&self, caller: &Caller, id: InstanceId, name: &str) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Begins to upgrade an instance to `version`: an id, a name within the instance's own datastore, or
-    /// `datastore/name`.
-    pub async fn upgrade(&self, caller: &Caller, id: InstanceId, version: &str) -> Result<Operation, Error> {
-        todo!()
-    }
-
-    /// What that upgrade would do. Fetches the image and asks the agent, which touches nothing that serves.
-    pub async fn preview_upgrade(
-        &self,
-        caller: &Caller,
-        id: InstanceId,
-        version: &str,
-    ) -> Result<UpgradePreview, Error> {
-        todo!()
-    }
-
-    /// Begins to stop and start the engine.
-    pub async fn restart(&self, caller: &Caller, id: InstanceId) -> Result<Operation, Error> {
-        todo!()
-    }
-
-    /// Begins to remove an instance with all its data. Takes the place of an operation that is stuck.
-    pub async fn delete(&self, caller: &Caller, id: InstanceId) -> Result<Operation, Error> {
-        todo!()
+        needs_write(caller, "renaming an instance")?;
+        create::check_name(name)?;
+        let renamed = self.store.rename(scope_of(caller), id, name, self.clock.now()).await?;
+        if renamed { Ok(()) } else { Err(Error::not_found(Thing::Instance, id)) }
     }
 
     /// All operations of an instance, the newest first, with the live progress of the open one.
     pub async fn operations(&self, caller: &Caller, id: InstanceId) -> Result<Vec<Operation>, Error> {
-        todo!()
+        let mut operations = self.store.operations(scope_of(caller), id).await?;
+        if operations.is_empty() {
+            return Err(Error::not_found(Thing::Instance, id));
+        }
+        if let (Some(open), Some(running)) = (operations.iter_mut().find(|o| o.is_open()), self.contact.running(id))
+            && running.id.0.starts_with(&open.id.to_string())
+        {
+            open.steps.extend(running.steps);
+        }
+        Ok(operations)
     }
 
     /// What happened to an instance by itself, the newest first, at most 100.
     pub async fn events(&self, caller: &Caller, id: InstanceId) -> Result<Vec<Event>, Error> {
-        todo!()
-    }
-
-    /// All datastores that have a version the caller may see.
-    pub fn datastores(&self, caller: &Caller) -> Vec<DatastoreView> {
-        todo!()
-    }
-
-    /// One datastore, by id or name.
-    pub fn datastore(&self, caller: &Caller, datastore: &str) -> Result<DatastoreView, Error> {
-        todo!()
-    }
-
-    /// One version of a datastore, each by id or name.
-    pub fn version_of(&self, caller: &Caller, datastore: &str, version: &str) -> Result<Arc<Version>, Error> {
-        todo!()
-    }
-
-    /// One version by its id.
-    pub fn version(&self, caller: &Caller, id: VersionId) -> Result<Arc<Version>, Error> {
-        todo!()
-    }
-
-    /// All versions, the inactive among them, for administrators.
-    pub fn all_versions(&self, caller: &Caller) -> Result<Vec<Arc<Version>>, Error> {
-        todo!()
-    }
-
-    /// Changes a version, for administrators.
-    pub async fn update_version(&self, caller: &Caller, id: VersionId, change: VersionChange) -> Result<(), Error> {
-        todo!()
+        self.instance(caller, id).await?;
+        Ok(self.store.events(scope_of(caller), id, EVENTS_SHOWN).await?)
     }
 
     /// All flavors, as configured.
@@ -133,6 +127,43 @@ impl App {
 
     /// What a project may have and has. Another project's is for administrators.
     pub async fn quota(&self, caller: &Caller, project: &ProjectId) -> Result<Quota, Error> {
-        todo!()
+        if *project != caller.project {
+            needs_admin(caller, "looking at another project's quota")?;
+        }
+        let in_use = self.store.in_use(project).await?;
+        Ok(Quota {
+            instances: Usage { limit: self.config.quota.instances, in_use: in_use.instances },
+            volumes: Usage { limit: self.config.quota.volumes, in_use: in_use.volume_gib },
+        })
     }
+
+    /// An instance as it is shown.
+    fn view(&self, row: InstanceRow, now: Timestamp) -> Result<InstanceView, Error> {
+        let InstanceRow { instance, observed, open } = row;
+        let status = Status::of(instance.built, open.as_ref().map(|o| (o.kind, &o.phase)));
+        let requested = open.as_ref().and_then(|o| o.target).filter(|_| status == Status::Upgrade);
+        let shown = requested.unwrap_or(instance.version);
+        let version = self.catalogue.version(shown).ok_or_else(|| Error::internal(format!("no version {shown}")))?;
+        let observed = observed.filter(|o| believed(o, now));
+        Ok(InstanceView {
+            version,
+            running: observed.as_ref().and_then(|o| o.running),
+            on_disk: observed.as_ref().and_then(|o| o.on_disk),
+            status,
+            operating_status: operating_status(status, observed.as_ref()),
+            instance,
+            observed,
+            operation: open,
+        })
+    }
+}
+
+/// Administrators find everybody's instances by their id, as in Trove.
+fn scope_of(caller: &Caller) -> coffer_store::Scope<'_> {
+    if caller.is_admin() { coffer_store::Scope::Admin } else { coffer_store::Scope::Project(&caller.project) }
+}
+
+/// Whether this is recent enough to say how things are. What an agent saw before it fell silent is no news.
+fn believed(observed: &Observed, now: Timestamp) -> bool {
+    now.as_second() - observed.at.as_second() < BELIEVED_SECONDS
 }

@@ -1,0 +1,129 @@
+//! What changes an instance: read, plan and record in one transaction, so that the plan is of the instance as it is.
+
+use std::sync::Arc;
+
+use coffer_core::datastore::Version;
+use coffer_core::finding::Finding;
+use coffer_core::id::{Epoch, InstanceId, OperationId, VersionId};
+use coffer_core::instance::{Instance, Kind, Operation};
+use coffer_core::operation::{Phase, Plan};
+use coffer_core::plan::{Planned, Refusal, Snapshot, Step, plan_delete, plan_restart, plan_upgrade};
+use coffer_store::{InstanceRow, OpenOperation};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{App, Error, Thing, believed, needs_write, scope_of};
+use crate::caller::Caller;
+
+impl App {
+    /// Begins to upgrade an instance to `version`: an id, a name within the instance's own datastore, or
+    /// `datastore/name`.
+    pub async fn upgrade(&self, caller: &Caller, id: InstanceId, version: &str) -> Result<Operation, Error> {
+        needs_write(caller, "upgrading an instance")?;
+        let shown = self.instance(caller, id).await?;
+        let from = self.current_version(&shown.instance)?;
+        let to = self.find_version(Some(from.datastore), version)?;
+        self.begin(caller, id, Kind::Upgrade, Some(to.id), |snapshot| plan_upgrade(snapshot, &to)).await
+    }
+
+    /// Begins to stop and start the engine.
+    pub async fn restart(&self, caller: &Caller, id: InstanceId) -> Result<Operation, Error> {
+        needs_write(caller, "restarting an instance")?;
+        self.begin(caller, id, Kind::Restart, None, plan_restart).await
+    }
+
+    /// Begins to remove an instance with all its data. Takes the place of an operation that is stuck.
+    pub async fn delete(&self, caller: &Caller, id: InstanceId) -> Result<Operation, Error> {
+        needs_write(caller, "deleting an instance")?;
+        self.begin(caller, id, Kind::Delete, None, plan_delete).await
+    }
+
+    async fn begin(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        kind: Kind,
+        target: Option<VersionId>,
+        plan: impl FnOnce(&Snapshot<'_>) -> Result<Planned, Refusal>,
+    ) -> Result<Operation, Error> {
+        let mut write = self.store.write().await?;
+        let row = write.instance(scope_of(caller), id).await?;
+        let mut row = row.ok_or_else(|| Error::not_found(Thing::Instance, id))?;
+        let now = self.clock.now();
+        if let Some(stuck) = row.open.take_if(|open| kind == Kind::Delete && is_stuck(open))
+            && let Some(cause) = stuck.phase.cause()
+        {
+            write.end_stuck(stuck.id, cause, now).await?;
+        }
+        let operation = OperationId(Uuid::new_v4());
+        let planned = match (self.planned(operation, &row, now, plan)?, &row.open) {
+            (Err(refusal), Some(open)) if refusal.is_busy() => {
+                return Err(Error::Busy { instance: id, kind: open.kind });
+            }
+            (planned, _) => planned.map_err(Error::Refused)?,
+        };
+        let Planned { plan, findings, .. } = planned;
+        let operation = new_operation(operation, &row.instance, kind, target, plan, findings, now);
+        write.insert_operation(&operation).await?;
+        write.commit().await?;
+        self.contact.wake_runner();
+        Ok(operation)
+    }
+
+    /// Has an instance planned for, with everything that a planner wants to know of it.
+    pub(super) fn planned<T>(
+        &self,
+        operation: OperationId,
+        row: &InstanceRow,
+        now: Timestamp,
+        plan: impl FnOnce(&Snapshot<'_>) -> T,
+    ) -> Result<T, Error> {
+        let version = self.current_version(&row.instance)?;
+        let catalogue: Vec<Version> = self.catalogue.all().iter().map(|v| Version::clone(v)).collect();
+        let flavor = self.flavor(&row.instance.flavor).map_err(|e| Error::Internal(Box::new(e)))?;
+        Ok(plan(&Snapshot {
+            operation,
+            instance: &row.instance,
+            version: &version,
+            flavor,
+            open: row.open.as_ref().map(|open| open.kind),
+            observed: row.observed.as_ref().filter(|o| believed(o, now)),
+            catalogue: &catalogue,
+        }))
+    }
+
+    pub(super) fn current_version(&self, instance: &Instance) -> Result<Arc<Version>, Error> {
+        let version = self.catalogue.version(instance.version);
+        version.ok_or_else(|| Error::internal(format!("no version {}", instance.version)))
+    }
+}
+
+pub(super) fn new_operation(
+    id: OperationId,
+    instance: &Instance,
+    kind: Kind,
+    target: Option<VersionId>,
+    plan: Plan<Step>,
+    findings: Vec<Finding>,
+    now: Timestamp,
+) -> Operation {
+    Operation {
+        id,
+        instance: instance.id,
+        project: instance.project.clone(),
+        kind,
+        target,
+        plan,
+        phase: Phase::START,
+        epoch: Epoch::default(),
+        steps: Vec::new(),
+        findings,
+        gap_us: None,
+        created_at: now,
+        updated_at: now,
+    }
+}
+
+fn is_stuck(open: &OpenOperation) -> bool {
+    matches!(open.phase, Phase::Stuck { .. })
+}

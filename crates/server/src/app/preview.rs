@@ -1,0 +1,120 @@
+//! What an upgrade would do, found out by planning it and by asking the agent, without doing it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer_core::datastore::Version;
+use coffer_core::finding::{Finding, refuses};
+use coffer_core::id::{InstanceId, OperationId};
+use coffer_core::plan::{Refusal, check_task, plan_upgrade};
+use coffer_core::spec::ImageWanted;
+use coffer_core::task::{Learned, Outcome, Task};
+use uuid::Uuid;
+
+use super::{App, Error, Thing, UpgradePreview, needs_write, scope_of};
+use crate::caller::Caller;
+
+/// How long the asker of a preview is kept waiting for the agent, all together.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+impl App {
+    /// What that upgrade would do. Fetches the image and asks the agent, which touches nothing that serves. Refused when
+    /// the plan is; what the agent finds is in the preview.
+    pub async fn preview_upgrade(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        version: &str,
+    ) -> Result<UpgradePreview, Error> {
+        // The agent works for it, so looking is not enough.
+        needs_write(caller, "previewing an upgrade")?;
+        let row = self.store.instance(scope_of(caller), id).await?;
+        let row = row.ok_or_else(|| Error::not_found(Thing::Instance, id))?;
+        let from = self.current_version(&row.instance)?;
+        let to = self.find_version(Some(from.datastore), version)?;
+        let operation = OperationId(Uuid::new_v4());
+        let planned = self.planned(operation, &row, self.clock.now(), |s| {
+            Ok::<_, Refusal>((plan_upgrade(s, &to)?, check_task(s, &to)))
+        })?;
+        let (planned, check) = match (planned, &row.open) {
+            (Err(refusal), Some(open)) if refusal.is_busy() => {
+                return Err(Error::Busy { instance: id, kind: open.kind });
+            }
+            (planned, _) => planned.map_err(Error::Refused)?,
+        };
+        let mut preview = UpgradePreview {
+            from: Arc::clone(&from),
+            to: Arc::clone(&to),
+            plan: planned.plan,
+            findings: planned.findings,
+            settings: planned.settings,
+            image: None,
+            preview: None,
+        };
+        if from.id != to.id {
+            let asked = tokio::time::timeout(PATIENCE, self.ask_agent(id, &to, check, &mut preview)).await;
+            asked.unwrap_or_else(|_| Err(silent(id)))?;
+        }
+        Ok(preview)
+    }
+
+    async fn ask_agent(
+        &self,
+        id: InstanceId,
+        to: &Version,
+        check: Task,
+        preview: &mut UpgradePreview,
+    ) -> Result<(), Error> {
+        let image = ImageWanted {
+            datastore: to.datastore,
+            version: to.name.clone(),
+            digest: to.image.clone(),
+            sources: to.sources.clone(),
+        };
+        let (fetched, learned) = self.ask(id, Task::Fetch { image }, "image.fetch", preview).await?;
+        preview.image = learned.image;
+        if !fetched {
+            return Ok(());
+        }
+        let found = preview.image.as_ref().map(|image| image.digest.clone());
+        let check = match check {
+            Task::Check { mut to, try_target } => {
+                to.image.digest = to.image.digest.or(found);
+                Task::Check { to, try_target }
+            }
+            other => other,
+        };
+        let (_, learned) = self.ask(id, check, "upgrade.check", preview).await?;
+        preview.preview = learned.preview;
+        Ok(())
+    }
+
+    /// Asks, and adds what was found to the preview. Tells whether it went well.
+    async fn ask(
+        &self,
+        id: InstanceId,
+        task: Task,
+        name: &str,
+        preview: &mut UpgradePreview,
+    ) -> Result<(bool, Learned), Error> {
+        let answer = self.contact.ask(id, task).answer().await.ok_or_else(|| silent(id))?;
+        let (cause, mut learned) = match answer.outcome {
+            Outcome::Done(learned) => (None, *learned),
+            Outcome::Failed { cause, learned } => (Some(cause), *learned),
+        };
+        preview.findings.append(&mut learned.findings);
+        let failed = cause.is_some();
+        if let Some(cause) = cause {
+            let untold = cause.findings.into_iter().filter(|f| !preview.findings.contains(f)).collect::<Vec<_>>();
+            preview.findings.extend(untold);
+            if !refuses(&preview.findings) {
+                preview.findings.push(Finding::error(name, format!("instance {id}"), cause.message, cause.hint));
+            }
+        }
+        Ok((!failed, learned))
+    }
+}
+
+fn silent(id: InstanceId) -> Error {
+    Error::Unavailable(format!("the agent of instance {id} does not answer; hint: coffer instance show {id}"))
+}

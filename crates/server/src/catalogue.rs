@@ -1,0 +1,90 @@
+//! The datastore versions, held in memory: every reply names one, and there are few.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use coffer_core::datastore::{Datastore, Number, Version};
+use coffer_core::id::{Digest, VersionId};
+use coffer_store::Store;
+use uuid::Uuid;
+
+/// The namespace of the ids that are made from names, so that they are the same in every Coffer.
+const NAMESPACE: Uuid = Uuid::from_u128(0x8f1d_6c5e_2b0a_4e39_9d57_c0ff_e700_0001);
+
+/// One entry of the catalogue file, as far as the control plane needs to know it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CatalogueSeed {
+    pub datastore: Datastore,
+    pub name: String,
+    pub number: Number,
+    /// The image, where the catalogue says which one it has to be.
+    pub image: Option<Digest>,
+    /// Whether it is active when it is first seen; afterwards that is the operator's.
+    pub active: bool,
+    /// Whether it becomes the default when it is first seen and there is none.
+    pub default: bool,
+    /// The entry itself. Opaque to all but `coffer-image`.
+    pub sources: serde_json::Value,
+}
+
+/// The id of a datastore, made from its name.
+pub fn datastore_id(datastore: Datastore) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, datastore.name().as_bytes())
+}
+
+/// The id of a version, made from its name in the catalogue file.
+pub fn version_id(datastore: Datastore, name: &str) -> VersionId {
+    VersionId(Uuid::new_v5(&NAMESPACE, format!("{datastore}/{name}").as_bytes()))
+}
+
+/// The versions as they were last read.
+#[derive(Debug)]
+pub struct Catalogue {
+    versions: RwLock<Arc<[Arc<Version>]>>,
+}
+
+impl Catalogue {
+    /// Writes the entries of the catalogue file into the store and reads what is there then.
+    pub async fn seed(store: &Store, seeds: Vec<CatalogueSeed>) -> Result<Self, coffer_store::Error> {
+        let mut write = store.write().await?;
+        for seed in seeds {
+            let version = Version {
+                id: version_id(seed.datastore, &seed.name),
+                datastore: seed.datastore,
+                name: seed.name,
+                number: seed.number,
+                image: seed.image,
+                active: seed.active,
+                default: seed.default,
+                sources: seed.sources,
+            };
+            write.seed_version(&version).await?;
+        }
+        write.commit().await?;
+        let catalogue = Self { versions: RwLock::new(Arc::new([])) };
+        catalogue.reload(store).await?;
+        Ok(catalogue)
+    }
+
+    /// Reads the versions again, after something was written.
+    pub async fn reload(&self, store: &Store) -> Result<(), coffer_store::Error> {
+        let mut versions: Vec<_> = store.versions().await?.into_iter().map(Arc::new).collect();
+        versions.sort_by(|a, b| (a.datastore, a.number, &a.name).cmp(&(b.datastore, b.number, &b.name)));
+        *self.versions.write().unwrap_or_else(PoisonError::into_inner) = versions.into();
+        Ok(())
+    }
+
+    /// All versions: by datastore, then by number.
+    pub fn all(&self) -> Arc<[Arc<Version>]> {
+        Arc::clone(&self.versions.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The version with that id.
+    pub fn version(&self, id: VersionId) -> Option<Arc<Version>> {
+        self.all().iter().find(|v| v.id == id).map(Arc::clone)
+    }
+
+    /// The version of that name.
+    pub fn named(&self, datastore: Datastore, name: &str) -> Option<Arc<Version>> {
+        self.all().iter().find(|v| v.datastore == datastore && v.name == name).map(Arc::clone)
+    }
+}

@@ -1,0 +1,70 @@
+//! Whether there is something to do for an operation at this moment. Pure.
+
+use coffer_core::instance::{Observed, Operation};
+use coffer_core::operation::{Next, Phase, next};
+use coffer_core::plan::Step;
+use coffer_core::task::Task;
+use coffer_store::Work;
+use jiff::{SignedDuration, Timestamp};
+
+use super::step::{Running, began_at, runs, task_id};
+
+/// Whether there is something to do for an operation.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Now,
+    /// Something else has to happen first.
+    Later,
+    /// Something else has to happen first, and it takes so long that somebody should be told.
+    Late(String),
+}
+
+/// Whether there is something to do for this operation.
+pub(super) fn due(work: &Work, seen: Option<&Observed>, now: Timestamp) -> Due {
+    let operation = &work.operation;
+    match next(&operation.plan, &operation.phase) {
+        Next::Begin(_) => Due::Now,
+        Next::Undo(_) => when(now >= not_before(operation)),
+        Next::Wait | Next::Nothing => Due::Later,
+        Next::Do(at) => match operation.plan.steps.get(at) {
+            None | Some(Step::EnsurePlace | Step::DropPlace | Step::Record(_)) => when(now >= not_before(operation)),
+            Some(Step::Run { generation, within_seconds, .. }) => {
+                let waits = matches!(runs(*generation, seen), Running::NotYet(_));
+                when(!waits || is_over(operation, *within_seconds, now))
+            }
+            Some(Step::Ask { task, within_seconds }) => {
+                let id = task_id(operation.id, at);
+                match &**task {
+                    _ if work.results.iter().any(|result| result.id == id) => Due::Now,
+                    Task::Section(_) if is_over(operation, *within_seconds, now) => {
+                        Due::Late(format!("the agent has worked on this section for {within_seconds} s"))
+                    }
+                    Task::Section(_) => Due::Later,
+                    _ => when(is_over(operation, *within_seconds, now)),
+                }
+            }
+        },
+    }
+}
+
+/// Whether the step that is being taken has had its time.
+pub(super) fn is_over(operation: &Operation, within_seconds: u32, now: Timestamp) -> bool {
+    now.duration_since(began_at(operation)) > SignedDuration::from_secs(i64::from(within_seconds))
+}
+
+/// When an attempt after a failed one may be made: after 1, 2, 4 and 8 seconds.
+fn not_before(operation: &Operation) -> Timestamp {
+    let attempt = match operation.phase {
+        Phase::Forward { attempt, .. } | Phase::Backward { attempt, .. } => attempt,
+        Phase::Done | Phase::Undone { .. } | Phase::Stuck { .. } => 0,
+    };
+    let pause = match attempt {
+        0 => 0,
+        n => 1_i64 << (n - 1).min(6),
+    };
+    operation.updated_at.saturating_add(SignedDuration::from_secs(pause)).unwrap_or(operation.updated_at)
+}
+
+fn when(is_due: bool) -> Due {
+    if is_due { Due::Now } else { Due::Later }
+}

@@ -1,0 +1,214 @@
+//! The runner works off operations: it claims what has something to do, does it, and lets go of what has to wait.
+//!
+//! ```text
+//!  poll: every open operation ---- nothing to do yet ---> left alone until somebody wakes us, or the next second
+//!             | due
+//!             v
+//!  claim (epoch + 1, lease) -> next() -> perform -> apply() -> save, if the epoch is still ours --+
+//!                                ^                                                                |
+//!                                +-------------------- while there is something to do ------------+
+//! ```
+//!
+//! No worker waits: whether an operation is due is decided from what is written down and what agents said last, and
+//! agents work by themselves. The store is the truth and is looked at every second; wake-ups only make it quick. What
+//! was claimed by a server that is gone is free again at the start of the next.
+
+mod drive;
+mod due;
+pub(crate) mod step;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use coffer_core::id::{InstanceId, OperationId};
+use coffer_core::instance::Instance;
+use coffer_provider::{Agent, Provider};
+use coffer_store::{Event, Work};
+use coffer_wire::agent::Identity;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tracing::{error, info, warn};
+
+use crate::app::App;
+use due::Due;
+
+/// How often the store and the agents are looked at when nothing wakes us.
+const POLL: Duration = Duration::from_secs(1);
+/// How many operations are worked on at once.
+const WORKERS: usize = 8;
+
+/// What the agents of this host are told about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    pub(crate) server_socket: String,
+    pub(crate) image_store: String,
+    /// The first user id for engines; `None` where the server may not choose.
+    pub(crate) engine_uid_base: Option<u32>,
+}
+
+/// The runner. One per server.
+pub(crate) struct Runner {
+    app: Arc<App>,
+    provider: Arc<dyn Provider>,
+    host: Host,
+    workers: Semaphore,
+    /// The instances of which something is being done, by whichever part of this runner.
+    taken: Mutex<HashSet<InstanceId>>,
+}
+
+/// An instance that nobody else in this process touches until this is dropped.
+struct Taken<'a> {
+    runner: &'a Runner,
+    instance: InstanceId,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.runner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.instance);
+    }
+}
+
+impl Runner {
+    pub(crate) fn new(app: Arc<App>, provider: Arc<dyn Provider>, host: Host) -> Self {
+        Self { app, provider, host, workers: Semaphore::new(WORKERS), taken: Mutex::default() }
+    }
+
+    /// Works until `ending` is true, then finishes the steps that are being taken.
+    pub(crate) async fn run(self: Arc<Self>, mut ending: watch::Receiver<bool>) {
+        let mut drives = JoinSet::new();
+        let mut tick = tokio::time::interval(POLL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = HashSet::new();
+        let mut complaints = HashMap::new();
+        loop {
+            tokio::select! {
+                _ = ending.wait_for(|ending| *ending) => break,
+                () = self.app.contact.runner_woken() => {}
+                _ = tick.tick() => self.revive_agents(&mut complaints).await,
+            }
+            match self.app.store.open_operations().await {
+                Ok(open) => {
+                    told.retain(|id| open.iter().any(|work| work.operation.id == *id));
+                    for work in open {
+                        self.look_at(work, &mut drives, &mut told).await;
+                    }
+                }
+                Err(error) => error!(%error, "open operations cannot be read"),
+            }
+            while drives.try_join_next().is_some() {}
+        }
+        while drives.join_next().await.is_some() {}
+    }
+
+    async fn look_at(self: &Arc<Self>, work: Work, drives: &mut JoinSet<()>, told: &mut HashSet<OperationId>) {
+        let seen = self.app.contact.seen(work.instance.id);
+        match due::due(&work, seen.as_ref(), self.app.clock.now()) {
+            Due::Now => {
+                let runner = Arc::clone(self);
+                drives.spawn(async move {
+                    let Some(_taken) = runner.take(work.instance.id) else { return };
+                    // The semaphore is never closed.
+                    let Ok(_worker) = runner.workers.acquire().await else { return };
+                    runner.drive(work).await;
+                });
+            }
+            Due::Late(message) => {
+                if told.insert(work.operation.id) {
+                    warn!(instance = %work.instance.id, operation = %work.operation.id, "{message}");
+                    let event = Event { at: self.app.clock.now(), id: "operation.late".to_owned(), message };
+                    self.tell(work.instance.id, &event).await;
+                }
+            }
+            Due::Later => {}
+        }
+    }
+
+    /// Starts agents that died. Their engines went on; the new agent finds them.
+    async fn revive_agents(self: &Arc<Self>, complaints: &mut HashMap<InstanceId, String>) {
+        let places = match self.with_provider(|provider| provider.list()).await {
+            Ok(places) => places,
+            Err(error) => return error!(%error, "places cannot be listed"),
+        };
+        let dead: Vec<_> = places.into_iter().filter(|p| p.agent == Agent::Dead).map(|p| p.instance).collect();
+        complaints.retain(|instance, _| dead.contains(instance));
+        if dead.is_empty() {
+            return;
+        }
+        let wanted = match self.app.store.with_agents().await {
+            Ok(wanted) => wanted,
+            Err(error) => return error!(%error, "instances cannot be read"),
+        };
+        for instance in dead.into_iter().filter(|instance| wanted.contains(instance)) {
+            let Some(_taken) = self.take(instance) else { continue };
+            match self.with_provider(move |provider| provider.ensure_agent(instance)).await {
+                Ok(_) => {
+                    info!(%instance, "started the agent of an instance again");
+                    let message = "the agent had ended and was started again; the engine was not touched".to_owned();
+                    let event = Event { at: self.app.clock.now(), id: "agent.died".to_owned(), message };
+                    self.tell(instance, &event).await;
+                }
+                Err(error) => {
+                    // Said once, and again when it is something else: this is tried every second.
+                    let complaint = error.to_string();
+                    if complaints.get(&instance) != Some(&complaint) {
+                        error!(%instance, %error, "the agent of an instance cannot be started");
+                        complaints.insert(instance, complaint);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, instance: InstanceId, event: &Event) {
+        let told = async {
+            let mut write = self.app.store.write().await?;
+            write.insert_event(instance, event).await?;
+            write.commit().await
+        };
+        if let Err(error) = told.await {
+            error!(%instance, %error, "an event cannot be written");
+        }
+    }
+
+    fn take(&self, instance: InstanceId) -> Option<Taken<'_>> {
+        let free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(instance);
+        free.then_some(Taken { runner: self, instance })
+    }
+
+    /// Has the provider do something, on a thread where it may block.
+    async fn with_provider<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Provider) -> Result<T, coffer_provider::Error> + Send + 'static,
+    ) -> Result<T, ProviderFailure> {
+        let provider = Arc::clone(&self.provider);
+        match tokio::task::spawn_blocking(move || call(&*provider)).await {
+            Ok(answer) => answer.map_err(ProviderFailure::Refused),
+            Err(_) => Err(ProviderFailure::Died),
+        }
+    }
+
+    fn identity(&self, instance: &Instance) -> Identity {
+        use secrecy::ExposeSecret as _;
+        let key = &self.app.key;
+        let index = self.app.config.address_pool.index(instance.address);
+        Identity {
+            instance: instance.id,
+            server_socket: self.host.server_socket.clone(),
+            image_store: self.host.image_store.clone(),
+            token: key.agent_token(instance.id).expose_secret().to_owned(),
+            tenant_password: key.tenant_password(instance.id).expose_secret().to_owned(),
+            engine_uid: self.host.engine_uid_base.zip(index).and_then(|(base, index)| base.checked_add(index)),
+        }
+    }
+}
+
+/// Why a provider did not do it.
+#[derive(Debug, thiserror::Error)]
+enum ProviderFailure {
+    #[error(transparent)]
+    Refused(coffer_provider::Error),
+    #[error("the provider broke off; hint: see the server's log")]
+    Died,
+}
