@@ -1,1 +1,106 @@
-//! coffer-provider
+//! Where instances live. A provider gives an instance a place: a volume, and an agent beside it that outlives the control
+//! plane. It knows nothing of databases.
+//!
+//! Everything here is idempotent and safe against being called twice at once, also by two control planes. Calls block, for
+//! milliseconds except where one says otherwise: from asynchronous code they belong on a thread for blocking work.
+
+mod local;
+
+use std::path::PathBuf;
+
+use coffer_core::id::InstanceId;
+use coffer_wire::agent::Identity;
+
+pub use local::Local;
+
+/// A kind of place for instances.
+pub trait Provider: Send + Sync {
+    /// Ensures that the instance has a volume with this identity in it, and an agent.
+    ///
+    /// An agent that runs already keeps the identity that it was started with.
+    fn ensure(&self, identity: &Identity) -> Result<Placed, Error>;
+
+    /// Ensures that an agent runs in the instance's place, which must be there.
+    fn ensure_agent(&self, instance: InstanceId) -> Result<Agent, Error>;
+
+    /// Ensures that nothing is left of the instance: agent, engines, control group, volume with all data. Takes as long as
+    /// deleting the data takes.
+    fn drop_place(&self, instance: InstanceId) -> Result<(), Error>;
+
+    /// Every instance that has a place here, and how its agent is. Cheap enough to be asked every second.
+    fn list(&self) -> Result<Vec<Placed>, Error>;
+}
+
+/// An instance's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Whose it is.
+    pub instance: InstanceId,
+    /// Its volume, on the host of its agent.
+    pub volume: PathBuf,
+    /// Its agent.
+    pub agent: Agent,
+}
+
+/// How an agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agent {
+    /// It ran already.
+    Runs,
+    /// It was dead, or there was none yet, and was started.
+    Started,
+    /// It is dead. Its engine goes on.
+    Dead,
+}
+
+/// Why a provider could not do it. What it did so far stays; calling again goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is nothing to start an agent in.
+    #[error(
+        "instance {instance} has no place here; hint: see which host keeps it, or delete it with `coffer instance delete`"
+    )]
+    NoPlace {
+        /// Whose place is missing.
+        instance: InstanceId,
+    },
+    /// The agent's program could not be run.
+    #[error("could not start the agent of instance {instance} with {}; hint: check that this program is there and executable", program.display())]
+    Agent {
+        /// Whose agent.
+        instance: InstanceId,
+        /// The program.
+        program: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A killed process did not end in time.
+    #[error(
+        "the holder of {} of instance {instance} did not end within {seconds} s of being killed; hint: look whether its disk answers",
+        lock.display()
+    )]
+    Stubborn {
+        /// Whose process.
+        instance: InstanceId,
+        /// The lock file that it holds.
+        lock: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A file or directory.
+    #[error("could not {what} of instance {instance}; hint: check the space and the permissions of the data directory")]
+    Volume {
+        /// What was tried.
+        what: &'static str,
+        /// Whose.
+        instance: InstanceId,
+        /// The system's answer, with the path.
+        source: std::io::Error,
+    },
+    /// The directory of all instances.
+    #[error("could not read the places of instances; hint: check the permissions of the data directory")]
+    Places {
+        /// The system's answer, with the path.
+        source: std::io::Error,
+    },
+}
