@@ -29,7 +29,7 @@ const LOCKER: &str = "locker";
 
 type Test = fn(&World);
 
-const TESTS: [(&str, Test); 13] = [
+const TESTS: [(&str, Test); 14] = [
     ("engine_sees_its_root_and_its_binds_and_nothing_else_of_the_host", sees_only_its_own),
     ("engine_writes_to_its_writable_binds_only", writes_only_where_bound),
     ("engine_has_no_privilege_and_the_user_it_was_given", has_no_privilege),
@@ -37,6 +37,7 @@ const TESTS: [(&str, Test); 13] = [
     ("engine_appends_to_a_log_that_only_its_agent_reads", appends_to_its_log),
     ("image_cannot_lead_a_bind_out_by_a_symbolic_link", links_do_not_lead_out),
     ("engine_survives_its_starter_and_is_adopted_and_never_doubled", survives_and_is_adopted),
+    ("a_starter_killed_at_any_moment_leaves_one_engine_or_none", killed_starter_leaves_one_or_none),
     ("a_reused_process_id_is_not_adopted", reused_pid_is_refused),
     ("every_failure_names_its_step_and_object_and_leaves_no_process", failures_are_named),
     ("an_exit_is_told_to_whoever_waits", exits_are_told),
@@ -336,6 +337,39 @@ fn survives_and_is_adopted(world: &World) {
     assert!(!engine.is_alive());
     assert!(sandbox::adopt(&launch.lock).unwrap().is_none());
     start(&launch);
+}
+
+fn killed_starter_leaves_one_or_none(world: &World) {
+    let launch = world.launch(&["/bin/sleep", "1000"]);
+    fs_err::write(world.path("agent/launch.json"), serde_json::to_vec(&launch).unwrap()).unwrap();
+    let (mut found, mut none) = (0, 0);
+    for round in 0..60 {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg(STARTER).arg(world.path("agent/launch.json")).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut starter = command.spawn().unwrap();
+        // Not a wait for anything: the moment of the kill is what is varied.
+        std::thread::sleep(Duration::from_micros(round * 150));
+        starter.kill().unwrap();
+        starter.wait().unwrap();
+        match sandbox::adopt(&launch.lock).unwrap() {
+            Some(engine) => {
+                engine.signal(Signal::KILL).unwrap();
+                engine.wait_exit(Duration::from_secs(10)).unwrap().unwrap();
+                found += 1;
+            }
+            None => none += 1,
+        }
+        // An init that lost its agent may have the lock for another instant, but never becomes an engine.
+        eventually("the lock is free", || match sandbox::start(&launch) {
+            Ok(started) => {
+                drop(Engine(started));
+                true
+            }
+            Err(Error::AlreadyRuns { .. }) => false,
+            Err(error) => panic!("{error}"),
+        });
+    }
+    println!("killed 60 starters: {found} left an engine, which was adopted, {none} left none");
 }
 
 /// Runs this program as something else and returns the first line that it says.

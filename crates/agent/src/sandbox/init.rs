@@ -22,7 +22,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
 use super::lock::Holder;
-use super::{Isolation, Launch, Step, User, process, root};
+use super::{Isolation, Launch, Step, User, root};
 
 /// The hidden subcommand under which [`start`](super::start) runs this program again.
 pub const INIT_COMMAND: &str = "engine-init";
@@ -88,20 +88,19 @@ pub fn init_main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let Err(failure) = become_engine(&mut report) else { return ExitCode::SUCCESS };
-    say(
+    // If nobody listens there is nobody to tell.
+    let _ = say(
         &mut report,
         &Report::Failed { step: failure.step, object: failure.object, errno: failure.errno.raw_os_error() },
     );
     ExitCode::FAILURE
 }
 
-/// One write per line: the pipe keeps it whole, though two processes write. If nobody listens the agent is dead, and the
-/// engine's lock file tells the next one as much.
-fn say(report: &mut std::fs::File, what: &Report) {
-    if let Ok(mut line) = serde_json::to_vec(what) {
-        line.push(b'\n');
-        let _ = report.write_all(&line);
-    }
+/// One write per line: the pipe keeps it whole, though two processes write.
+fn say(report: &mut std::fs::File, what: &Report) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    report.write_all(&line)
 }
 
 fn become_engine(report: &mut std::fs::File) -> Result<(), Failure> {
@@ -113,7 +112,7 @@ fn become_engine(report: &mut std::fs::File) -> Result<(), Failure> {
 
     let log_flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let log = open(&launch.log, log_flags, Mode::RUSR | Mode::WUSR).map_err(Failure::at(Step::Log, &launch.log))?;
-    let (lock, mut record) = take_lock(&launch.lock).map_err(Failure::at(Step::Lock, &launch.lock))?;
+    let (lock, record) = take_lock(&launch.lock).map_err(Failure::at(Step::Lock, &launch.lock))?;
     for group in &order.cgroups {
         // "0" is the writer itself, and what it forks.
         fs_err::write(group.join("cgroup.procs"), "0").map_err(Failure::at(Step::Cgroup, group))?;
@@ -132,13 +131,11 @@ fn become_engine(report: &mut std::fs::File) -> Result<(), Failure> {
         drop(go_read);
         return run_program(&order, &log, &lock, report);
     };
-    let start_ticks = process::start_ticks(child).map_err(Failure::at(Step::Fork, ""))?;
-    let holder = Holder { pid: child.as_raw_pid(), start_ticks, cgroups: order.cgroups.clone() };
-    serde_json::to_vec(&holder)
-        .map_err(std::io::Error::from)
-        .and_then(|text| record.set_len(0).and_then(|()| record.write_all(&text)))
-        .map_err(Failure::at(Step::Lock, &launch.lock))?;
-    say(report, &Report::Forked { pid: holder.pid, start_ticks });
+    let holder = Holder::of(child, order.cgroups.clone()).map_err(Failure::at(Step::Fork, ""))?;
+    holder.write_to(record).map_err(Failure::at(Step::Lock, &launch.lock))?;
+    // If nobody listens the agent is dead, and nobody may follow who looks for engines: the volume may be about to go.
+    say(report, &Report::Forked { pid: holder.pid, start_ticks: holder.start_ticks })
+        .map_err(Failure::at(Step::Order, ""))?;
     rustix::io::write(&go_write, b"g").map_err(Failure::at(Step::Fork, ""))?;
     Ok(())
 }
@@ -199,7 +196,7 @@ fn run_program(order: &Order, log: &OwnedFd, lock: &OwnedFd, report: &mut std::f
     };
     attach().map_err(Failure::at(Step::Exec, program))?;
     umask(Mode::RWXG | Mode::RWXO);
-    say(report, &Report::Ready { open_files });
+    say(report, &Report::Ready { open_files }).map_err(Failure::at(Step::Order, ""))?;
     if !Path::new(program).is_absolute() {
         return Err(Failure::at(Step::Exec, program)(Errno::INVAL));
     }

@@ -4,18 +4,19 @@
 //! - the lock file of a [`Launch`](super::Launch) is held by its engine: one engine per lock, and whoever finds it locked
 //!   reads in it which process that is ([`adopt`]).
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::process::Process;
+use super::process::{self, Process};
 
-/// What stands in an engine's lock file. The local provider reads it too, when an instance is deleted.
+/// What stands in the lock file of an engine or agent. The local provider reads it too, when an instance is deleted.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Holder {
     /// As the host counts.
@@ -24,6 +25,18 @@ pub(super) struct Holder {
     pub(super) start_ticks: u64,
     /// The engine's control group directories.
     pub(super) cgroups: Vec<PathBuf>,
+}
+
+impl Holder {
+    pub(super) fn of(pid: Pid, cgroups: Vec<PathBuf>) -> io::Result<Self> {
+        Ok(Self { pid: pid.as_raw_pid(), start_ticks: process::start_ticks(pid)?, cgroups })
+    }
+
+    /// The caller holds the lock, so nobody else writes.
+    pub(super) fn write_to(&self, mut record: std::fs::File) -> io::Result<()> {
+        record.set_len(0)?;
+        record.write_all(&serde_json::to_vec(self)?)
+    }
 }
 
 /// Finds the engine that holds this lock file, whichever agent started it. `None` if none does.
@@ -58,7 +71,7 @@ pub fn adopt(lock: &Path) -> io::Result<Option<Process>> {
 /// The right to be the agent of a volume. Held until dropped, or until the process ends however it ends.
 #[derive(Debug)]
 pub struct VolumeLock {
-    _file: OwnedFd,
+    _lock: OwnedFd,
 }
 
 impl VolumeLock {
@@ -70,24 +83,26 @@ impl VolumeLock {
     pub fn acquire(volume: &Path) -> io::Result<Option<Self>> {
         let path = volume.join("agent").join("lock");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = open(&path, flags, Mode::RUSR | Mode::WUSR)?;
-        let (own, given) = (fstat(&file)?, fstat(io::stdin())?);
-        let file = if (own.st_dev, own.st_ino) == (given.st_dev, given.st_ino) {
+        let record = open(&path, flags, Mode::RUSR | Mode::WUSR)?;
+        let (own, given) = (fstat(&record)?, fstat(io::stdin())?);
+        let lock = if (own.st_dev, own.st_ino) == (given.st_dev, given.st_ino) {
             let given = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
             rustix::stdio::dup2_stdin(open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)?;
             given
         } else {
-            file
+            record.try_clone()?
         };
         // Whoever only looks whether an agent lives holds the lock for microseconds.
         let deadline = Instant::now() + Duration::from_millis(200);
         loop {
-            match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(Self { _file: file })),
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
         }
+        Holder::of(rustix::process::getpid(), Vec::new())?.write_to(record.into())?;
+        Ok(Some(Self { _lock: lock }))
     }
 }

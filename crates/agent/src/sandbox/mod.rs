@@ -59,7 +59,8 @@ pub struct Launch {
     /// the engine can't write.
     pub log: PathBuf,
     /// File on the host that the engine locks for its life; made with mode 0600. One engine per data directory is one lock file
-    /// per data directory. It must lie where the engine can't write.
+    /// per data directory. It must lie where the engine can't write: in the volume's `agent/`, with a name that ends in `.lock`,
+    /// so that the local provider finds and ends the engine when the instance is deleted.
     pub lock: PathBuf,
     /// The engine's working directory, inside.
     pub cwd: PathBuf,
@@ -129,7 +130,7 @@ impl std::fmt::Display for Isolation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// Reading the order of the agent.
+    /// Reading the order of the agent, or answering it.
     Order,
     /// Opening the log file.
     Log,
@@ -158,7 +159,7 @@ pub enum Step {
 impl Step {
     fn describe(self) -> (&'static str, &'static str) {
         match self {
-            Self::Order => ("read the launch order", "this is a fault of coffer, report it with the agent's log"),
+            Self::Order => ("talk with the agent", "this is a fault of coffer, report it with the agent's log"),
             Self::Log => ("open the log file", "check the volume's agent directory"),
             Self::Lock => ("take the engine lock", "check the volume's agent directory"),
             Self::Cgroup => ("join the control group", "restart the instance; its control group may have been removed"),
