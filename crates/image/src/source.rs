@@ -42,7 +42,7 @@ impl Fetch<'_> {
             }
             Source::Pypi { wheel, python, abi, platform, program, suites, packages, .. } => {
                 let tree = debian::unpack(self, suites, packages, false).await?;
-                let wheel = pypi::Wheel { wheel, python, abi, platform, program };
+                let wheel = pypi::Wheel { requirement: wheel, python, abi, platform, program };
                 pypi::overlay(self, &wheel, &tree.path).await?;
                 self.pack(&tree.path, tree.packages).await
             }

@@ -90,7 +90,7 @@ impl Store {
         let directory = fs::canonicalize(directory)?;
         let layout = Layout::ensure(directory.join("images"), directory.join("tmp"))?;
         let store = Self { directory, layout, limits };
-        store.clear_leftovers()?;
+        store.clear_scratch()?;
         Ok(store)
     }
 
@@ -131,7 +131,6 @@ impl Store {
                     tracing::warn!(%source, cause = in_full(&cause), "a source gave no image");
                     observer(Progress::Refused { source: source.clone(), cause: in_full(&cause) });
                     failures.push(Failure { source, cause });
-                    self.clear_leftovers()?;
                 }
             }
         }
@@ -158,11 +157,7 @@ impl Store {
             sources: Vec::new(),
         };
         let _fetching = self.wait_for(format!("{datastore}-{version}"), observer).await?;
-        let imported = self.fetch_from(&release, &Source::of_path(path, digest), observer).await;
-        if imported.is_err() {
-            self.clear_leftovers()?;
-        }
-        imported
+        self.fetch_from(&release, &Source::of_path(path, digest), observer).await
     }
 
     /// The engine root of an image, unpacked now if it is not there. The same path every time, on this host.
@@ -203,7 +198,7 @@ impl Store {
             fs::rename(&root, aside.path().join("root"))?;
         }
         drop(active);
-        self.clear_leftovers()
+        self.collect_blobs()
     }
 
     async fn fetch_from(&self, release: &Release, source: &Source, observer: &Observer) -> Result<Image> {
@@ -227,6 +222,9 @@ impl Store {
         }
         drop(active);
         blocking(move || Ok(stage.close()?)).await?;
+        if recorded.is_ok() {
+            self.collect_blobs()?;
+        }
         recorded
     }
 
@@ -320,12 +318,11 @@ impl Store {
         Ok(tempfile::Builder::new().permissions(mode).tempdir_in(self.directory.join("tmp"))?)
     }
 
-    /// Removes scratch files and blobs that nobody needs, unless somebody is at work in the store.
-    fn clear_leftovers(&self) -> Result<()> {
-        let file = self.lock_file("activity")?;
-        if file.try_lock().is_err() {
+    /// Removes what killed processes left half done, unless somebody is at work in the store.
+    fn clear_scratch(&self) -> Result<()> {
+        let Some(_alone) = self.lock_alone()? else {
             return Ok(());
-        }
+        };
         for entry in fs::read_dir(self.directory.join("tmp"))? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
@@ -334,7 +331,22 @@ impl Store {
                 fs::remove_file(entry.path())?;
             }
         }
-        self.layout.collect()
+        Ok(())
+    }
+
+    /// Removes blobs that no image needs, unless somebody is at work in the store. Never after a failure: what an
+    /// interrupted download has got is what the next attempt need not get again.
+    fn collect_blobs(&self) -> Result<()> {
+        match self.lock_alone()? {
+            Some(_alone) => self.layout.collect(),
+            None => Ok(()),
+        }
+    }
+
+    fn lock_alone(&self) -> Result<Option<Lock>> {
+        let file = self.lock_file("activity")?;
+        let alone = file.try_lock().is_ok();
+        Ok(alone.then_some(Lock(file)))
     }
 
     async fn wait_for(&self, name: String, observer: &Observer) -> Result<Lock> {

@@ -1,6 +1,6 @@
 //! Unpacking tar archives into a directory that they cannot leave.
 //!
-//! Archives are made by strangers. Every path is looked up by the kernel with the directory as its root (`openat2` with
+//! Archives are laid by strangers. Every path is looked up by the kernel with the directory as its root (`openat2` with
 //! `RESOLVE_IN_ROOT`), so that a symbolic link, absolute or with `..`, ends inside however it was planted. Modes are
 //! reduced to 0755 and 0644 (an engine root is read by unprivileged users and written by nobody), owners are dropped,
 //! and device nodes, sockets and pipes are left out.
@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 const WHITEOUT: &[u8] = b".wh.";
 /// The file by which a layer says that nothing of a lower layer's directory is left.
 const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Entries of one archive; the largest engine image known has a tenth of it.
+const ENTRY_LIMIT: usize = 500_000;
 
 /// How archives are laid over each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,17 +52,17 @@ impl Unpacker {
 
     /// Unpacks one archive, plain or compressed with gzip or zstd, and reads it to its end.
     pub(crate) fn unpack(&mut self, archive: impl Read) -> Result<()> {
-        let mut counted = Capped { inner: decoded(archive)?, left: self.left, exceeded: false };
-        let outcome = self.unpack_entries(&mut counted);
-        self.left = counted.left;
-        if counted.exceeded {
+        let mut capped = Capped { inner: decoded(archive)?, left: self.left, exceeded: false };
+        let outcome = self.unpack_entries(&mut capped);
+        self.left = capped.left;
+        if capped.exceeded {
             return Err(Error::TooLarge { what: "an unpacked image".to_owned(), limit: self.limit });
         }
         outcome
     }
 
     fn unpack_entries(&self, archive: &mut impl Read) -> Result<()> {
-        let mut made = HashSet::new();
+        let mut laid = HashSet::new();
         let mut tar = tar::Archive::new(&mut *archive);
         for entry in tar.entries()? {
             let mut entry = entry?;
@@ -69,13 +72,19 @@ impl Unpacker {
                 continue;
             };
             let parent = self.ensure_directory(path.parent().unwrap_or(Path::new("")))?;
+            if laid.len() == ENTRY_LIMIT {
+                return Err(Error::TooLarge {
+                    what: "the number of files in a layer".to_owned(),
+                    limit: ENTRY_LIMIT as u64,
+                });
+            }
             if self.rule == Rule::Layers && name.as_bytes().starts_with(WHITEOUT) {
-                white_out(&parent, &path, name.as_bytes(), &made)?;
+                white_out(&parent, &path, name.as_bytes(), &laid)?;
                 continue;
             }
             match kind {
                 EntryType::Directory => self.make_directory(&parent, &path, &name)?,
-                EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                EntryType::Regular | EntryType::Continuous => {
                     remove(&parent, &name)?;
                     let mode = file_mode(entry.header().mode()?);
                     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -93,10 +102,12 @@ impl Unpacker {
                     let target = plain_path(link_name(&entry, &path)?.as_os_str().as_bytes())?;
                     self.hard_link(&target, &parent, &path, &name)?;
                 }
+                // A few bytes of archive could become any number of bytes on disk.
+                EntryType::GNUSparse => return Err(refused(&path, "it is a sparse file")),
                 // Devices, pipes, and headers that concern the whole archive: nothing that an engine root needs.
                 _ => continue,
             }
-            made.insert(path);
+            laid.insert(path);
         }
         // What follows the last entry still belongs to the archive and to its digest.
         io::copy(archive, &mut io::sink())?;
@@ -145,7 +156,7 @@ impl Unpacker {
             Err(_) => return Err(refused(path, "its path goes through something that is no directory")),
         }
         let mut reached = PathBuf::new();
-        for name in path.iter() {
+        for name in path {
             let parent = self.open_directory(&reached)?;
             reached.push(name);
             match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
@@ -200,16 +211,12 @@ struct Capped<R> {
 impl<R: Read> Read for Capped<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        match self.left.checked_sub(n as u64) {
-            Some(left) => {
-                self.left = left;
-                Ok(n)
-            }
-            None => {
-                self.exceeded = true;
-                Err(io::Error::other("the limit is reached"))
-            }
+        if n as u64 > self.left {
+            self.exceeded = true;
+            return Err(io::Error::other("the limit is reached"));
         }
+        self.left -= n as u64;
+        Ok(n)
     }
 }
 
@@ -236,7 +243,7 @@ fn link_name<R: Read>(entry: &tar::Entry<'_, R>, path: &Path) -> Result<PathBuf>
     }
 }
 
-fn white_out(parent: &OwnedFd, path: &Path, name: &[u8], made: &HashSet<PathBuf>) -> Result<()> {
+fn white_out(parent: &OwnedFd, path: &Path, name: &[u8], laid: &HashSet<PathBuf>) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new(""));
     if name != OPAQUE {
         let gone = OsStr::from_bytes(&name[WHITEOUT.len()..]);
@@ -244,14 +251,14 @@ fn white_out(parent: &OwnedFd, path: &Path, name: &[u8], made: &HashSet<PathBuf>
             return Err(refused(path, "a whiteout without a name"));
         }
         // A whiteout speaks of the layers below, not of its own.
-        return if made.contains(&directory.join(gone)) { Ok(()) } else { remove(parent, gone) };
+        return if laid.contains(&directory.join(gone)) { Ok(()) } else { remove(parent, gone) };
     }
     let listing =
         rustix::fs::openat(parent, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let entries: Vec<_> = rustix::fs::Dir::new(listing)?.collect::<Result<_, _>>()?;
     for entry in entries {
         let child = OsStr::from_bytes(entry.file_name().to_bytes());
-        let kept = made.iter().any(|p| p.starts_with(directory.join(child)));
+        let kept = laid.iter().any(|p| p.starts_with(directory.join(child)));
         if child != "." && child != ".." && !kept {
             remove(parent, child)?;
         }

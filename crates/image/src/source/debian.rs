@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::pack::relativise_links;
 use crate::unpack::{Rule, Unpacker};
 
-const UPDATE_LIMIT: Duration = Duration::from_secs(300);
-const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
+const UPDATE_LIMIT: Duration = Duration::from_mins(5);
+const DOWNLOAD_LIMIT: Duration = Duration::from_mins(30);
 
 /// Packages that only maintainer scripts need, and those never run here: apt is told that they are installed. It keeps
 /// adduser, init scripts and their interpreters out of engine roots, which makes them a third of the size.
@@ -70,16 +70,13 @@ fn write_apt_state(apt: &Path, suites: &[String], ended: bool) -> Result<()> {
     for directory in ["lists/partial", "archives/partial"] {
         fs::create_dir_all(apt.join(directory))?;
     }
-    let installed: String = NEVER_UNPACKED
-        .iter()
-        .map(|name| {
-            format!(
-                "Package: {name}\nStatus: install ok installed\nArchitecture: all\nMulti-Arch: foreign\n\
-                 Version: 999:0\nMaintainer: none\nDescription: not needed in an engine root\n\n"
-            )
-        })
-        .collect();
-    fs::write(apt.join("status"), installed)?;
+    let installed = NEVER_UNPACKED.map(|name| {
+        format!(
+            "Package: {name}\nStatus: install ok installed\nArchitecture: all\nMulti-Arch: foreign\n\
+             Version: 999:0\nMaintainer: none\nDescription: not needed in an engine root\n\n"
+        )
+    });
+    fs::write(apt.join("status"), installed.concat())?;
 
     let known = mirror::of_this_machine()?;
     let mut sources = String::new();
@@ -92,7 +89,7 @@ fn write_apt_state(apt: &Path, suites: &[String], ended: bool) -> Result<()> {
     fs::write(
         apt.join("apt.conf"),
         format!(
-            r##"#clear APT::Update::Pre-Invoke;
+            r#"#clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 #clear DPkg::Pre-Invoke;
@@ -115,7 +112,7 @@ Acquire::Languages "none";
 Acquire::Retries "2";
 Acquire::http::Timeout "30";
 Acquire::https::Timeout "30";
-"##
+"#
         ),
     )?;
     Ok(())
@@ -137,21 +134,21 @@ fn unpack_archives(archives: &Path, tree: &Path, limit: u64) -> Result<Vec<Strin
         }
     }
     files.sort();
-    let mut unpacker = Unpacker::new(tree, Rule::Packages, limit)?;
+    let mut into = Unpacker::new(tree, Rule::Packages, limit)?;
     for file in &files {
-        unpack_package(file, &mut unpacker)?;
+        unpack_package(file, &mut into)?;
     }
     Ok(files.iter().filter_map(|f| package_name(f)).collect())
 }
 
-fn unpack_package(file: &Path, unpacker: &mut Unpacker) -> Result<()> {
+fn unpack_package(file: &Path, into: &mut Unpacker) -> Result<()> {
     let mut dpkg = BlockingCommand::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(file)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
-    let unpacked = dpkg.stdout.take().map_or(Ok(()), |tar| unpacker.unpack(tar));
+    let unpacked = dpkg.stdout.take().map_or(Ok(()), |tar| into.unpack(tar));
     let status = dpkg.wait()?;
     unpacked?;
     if status.success() {

@@ -66,7 +66,7 @@ impl Mirrors {
         };
         let mut stanza = format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n", repository.uri);
         if let Some(keys) = &repository.signed_by {
-            stanza += &format!("Signed-By: {keys}\n");
+            stanza.extend(["Signed-By: ", keys, "\n"]);
         }
         if ended {
             stanza += "Check-Valid-Until: no\n";
@@ -90,10 +90,7 @@ impl Mirrors {
 
     /// The machine's own suite that lies on the mirror where `suite` is looked for.
     fn own(&self, suite: &str) -> String {
-        match suite.ends_with("-security") {
-            true => format!("{}-security", self.codename),
-            false => self.codename.clone(),
-        }
+        if suite.ends_with("-security") { format!("{}-security", self.codename) } else { self.codename.clone() }
     }
 }
 

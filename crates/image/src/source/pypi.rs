@@ -10,11 +10,11 @@ use super::Fetch;
 use crate::command::run;
 use crate::error::{Error, Result};
 
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 
 /// Which wheel, and which program in it.
 pub(super) struct Wheel<'a> {
-    pub(super) wheel: &'a str,
+    pub(super) requirement: &'a str,
     pub(super) python: &'a str,
     pub(super) abi: &'a str,
     pub(super) platform: &'a str,
@@ -31,7 +31,7 @@ pub(super) async fn overlay(fetch: &Fetch<'_>, wheel: &Wheel<'_>, tree: &Path) -
         .args(["--python-version", wheel.python, "--abi", wheel.abi, "--platform", wheel.platform])
         .arg("--target")
         .arg(&aside)
-        .arg(wheel.wheel);
+        .arg(wheel.requirement);
     run(pip, LIMIT, "python3-pip").await?;
 
     let program = aside.join(wheel.program);
