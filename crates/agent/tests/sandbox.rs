@@ -215,6 +215,16 @@ fn sees_only_its_own(world: &World) {
     assert_eq!(parts[1].split_whitespace().collect::<Vec<_>>(), ["null", "random", "shm", "urandom", "zero"]);
     assert_eq!(parts[2], "an image\nsetting\n");
     assert_eq!(parts[3], "/proc/1\n", "the engine is the first and only process that it sees");
+
+    // The host is not merely out of sight: it isn't there, not even where `..` leads when two roots lie on one another.
+    fs_err::remove_file(world.path("agent/engine.log")).unwrap();
+    let seen = world.run("ls /..; echo --; cat /proc/1/mountinfo");
+    let (above, mounts) = seen.split_once("--\n").unwrap();
+    assert_eq!(above.split_whitespace().collect::<Vec<_>>(), ["bin", "dev", "etc", "proc", "tmp", "volume"]);
+    let mut points: Vec<_> = mounts.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
+    points.sort_unstable();
+    let devices = ["/dev", "/dev/null", "/dev/random", "/dev/shm", "/dev/urandom", "/dev/zero"];
+    assert_eq!(points, [&["/"], &devices[..], &["/proc", "/tmp", "/volume/conf", "/volume/data"]].concat());
 }
 
 fn writes_only_where_bound(world: &World) {
