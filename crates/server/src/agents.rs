@@ -18,15 +18,18 @@ use coffer_wire::agent::{Ack, BODY_LIMIT, Desired, POLL_SECONDS, Report};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::net::UnixListener;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
 use crate::app::App;
+use crate::ending::Ending;
 use crate::runner::step::{operation_of, order_of};
 
 /// What an agent saw is written down at least so often, even when nothing changes.
 const WRITE_SECONDS: i64 = 30;
+
+/// The event of an engine that ended by itself and was started again.
+const ENGINE_DIED: &str = "engine.died";
 
 /// Where agents of this host find the server.
 pub(crate) fn socket_path(data: &Path) -> PathBuf {
@@ -54,12 +57,11 @@ pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
 #[derive(Clone)]
 struct Endpoint {
     app: Arc<App>,
-    /// True from the moment at which the server is to end.
-    ending: watch::Receiver<bool>,
+    ending: Ending,
 }
 
 /// The routes of the agent protocol.
-pub(crate) fn router(app: Arc<App>, ending: watch::Receiver<bool>) -> Router {
+pub(crate) fn router(app: Arc<App>, ending: Ending) -> Router {
     Router::new()
         .route("/agent/v1/instances/{id}/desired", get(desired))
         .route("/agent/v1/instances/{id}/report", post(report))
@@ -95,7 +97,7 @@ async fn desired(
         let woken = async {
             tokio::select! {
                 () = rung => true,
-                _ = ending.wait_for(|ending| *ending) => false,
+                () = ending.begun() => false,
             }
         };
         if timeout_at(until, woken).await != Ok(true) {
@@ -166,6 +168,9 @@ impl Endpoint {
             if !contact.answer(id, result) {
                 answers.extend(operation_of(&result.id).map(|operation| (operation, result)));
             }
+        }
+        for _ in events.iter().filter(|e| e.id == ENGINE_DIED) {
+            self.app.metrics.engine_restarted();
         }
         let events_until = events.iter().map(|e| e.at).max();
         let events: Vec<_> =

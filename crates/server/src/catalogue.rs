@@ -38,13 +38,13 @@ pub fn version_id(datastore: Datastore, name: &str) -> VersionId {
 
 /// The versions as they were last read.
 #[derive(Debug)]
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     versions: RwLock<Arc<[Arc<Version>]>>,
 }
 
 impl Catalogue {
     /// Writes the entries of the catalogue file into the store and reads what is there then.
-    pub async fn seed(store: &Store, seeds: Vec<CatalogueSeed>) -> Result<Self, coffer_store::Error> {
+    pub(crate) async fn seed(store: &Store, seeds: Vec<CatalogueSeed>) -> Result<Self, coffer_store::Error> {
         let mut write = store.write().await?;
         for seed in seeds {
             let version = Version {
@@ -66,7 +66,7 @@ impl Catalogue {
     }
 
     /// Reads the versions again, after something was written.
-    pub async fn reload(&self, store: &Store) -> Result<(), coffer_store::Error> {
+    pub(crate) async fn reload(&self, store: &Store) -> Result<(), coffer_store::Error> {
         let mut versions: Vec<_> = store.versions().await?.into_iter().map(Arc::new).collect();
         versions.sort_by(|a, b| (a.datastore, a.number, &a.name).cmp(&(b.datastore, b.number, &b.name)));
         *self.versions.write().unwrap_or_else(PoisonError::into_inner) = versions.into();
@@ -74,17 +74,17 @@ impl Catalogue {
     }
 
     /// All versions: by datastore, then by number.
-    pub fn all(&self) -> Arc<[Arc<Version>]> {
+    pub(crate) fn all(&self) -> Arc<[Arc<Version>]> {
         Arc::clone(&self.versions.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The version with that id.
-    pub fn version(&self, id: VersionId) -> Option<Arc<Version>> {
+    pub(crate) fn version(&self, id: VersionId) -> Option<Arc<Version>> {
         self.all().iter().find(|v| v.id == id).map(Arc::clone)
     }
 
     /// The version of that name.
-    pub fn named(&self, datastore: Datastore, name: &str) -> Option<Arc<Version>> {
+    pub(crate) fn named(&self, datastore: Datastore, name: &str) -> Option<Arc<Version>> {
         self.all().iter().find(|v| v.datastore == datastore && v.name == name).map(Arc::clone)
     }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// Contact with all agents.
 #[derive(Debug, Default)]
-pub struct Contact {
+pub(crate) struct Contact {
     lines: Mutex<HashMap<InstanceId, Line>>,
     /// Rung when an operation may have become workable.
     runner: Notify,

@@ -21,7 +21,7 @@ const PASSWORD_LENGTH: usize = 32;
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// The secret of this server.
-pub struct Key(SecretBox<[u8; LENGTH]>);
+pub(crate) struct Key(SecretBox<[u8; LENGTH]>);
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ pub enum Error {
 
 impl Key {
     /// Reads the key from a file of mode 0600, or makes one there. A file that others can read is refused.
-    pub fn ensure(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn ensure(path: &Path) -> Result<Self, Error> {
         let mut options = fs_err::OpenOptions::new();
         let made = options.write(true).create_new(true).mode(0o600).open(path);
         match made {
@@ -67,17 +67,17 @@ impl Key {
     }
 
     /// What an agent proves with that it is this instance's.
-    pub fn agent_token(&self, instance: InstanceId) -> SecretString {
+    pub(crate) fn agent_token(&self, instance: InstanceId) -> SecretString {
         self.derive("agent-token", instance).into()
     }
 
     /// Whether `token` is this instance's agent's. Takes as long for a wrong one as for the right one.
-    pub fn is_agent_token(&self, instance: InstanceId, token: &str) -> bool {
+    pub(crate) fn is_agent_token(&self, instance: InstanceId, token: &str) -> bool {
         self.derive("agent-token", instance).as_bytes().ct_eq(token.as_bytes()).into()
     }
 
     /// The password that the tenant is shown when the instance is created.
-    pub fn tenant_password(&self, instance: InstanceId) -> SecretString {
+    pub(crate) fn tenant_password(&self, instance: InstanceId) -> SecretString {
         let mut password = self.derive("tenant-password", instance);
         password.truncate(PASSWORD_LENGTH);
         password.into()
@@ -107,7 +107,7 @@ fn base62(mut bytes: [u8; LENGTH]) -> String {
         for byte in &mut bytes {
             let value = (rest << 8) | u32::from(*byte);
             // Below 62 * 256, so the quotient is below 256.
-            *byte = (value / 62) as u8;
+            *byte = (value / 62).to_le_bytes()[0];
             rest = value % 62;
         }
         text.push(char::from(DIGITS[rest as usize]));

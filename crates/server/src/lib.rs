@@ -8,10 +8,14 @@ mod catalogue;
 pub mod clock;
 pub mod config;
 mod contact;
+mod ending;
 pub mod http;
 pub mod identity;
-mod key;
+pub mod key;
 pub mod metrics;
 mod runner;
+mod server;
 
 pub use catalogue::{CatalogueSeed, datastore_id, version_id};
+pub use ending::{End, Ending, ending};
+pub use server::{Error, Server, Setup};

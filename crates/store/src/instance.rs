@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use coffer_core::id::{InstanceId, ProjectId};
-use coffer_core::instance::{Instance, Operation};
+use coffer_core::instance::{Instance, Kind, Operation};
+use coffer_core::operation::Phase;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
@@ -72,6 +73,29 @@ impl Store {
     /// What a project has.
     pub async fn in_use(&self, project: &ProjectId) -> Result<InUse, Error> {
         count(&mut *self.reader.acquire().await?, project).await
+    }
+
+    /// How many instances there are of each kind that makes a status: whether they have served, and their open
+    /// operation. Of all projects, because it names nobody.
+    pub async fn instance_counts(&self) -> Result<Vec<(bool, Option<(Kind, Phase)>, u64)>, Error> {
+        let rows = sqlx::query(
+            "SELECT o.kind, o.phase, i.built, COUNT(*) FROM instances i \
+             LEFT JOIN operations o ON o.instance_id = i.id AND o.is_open \
+             WHERE i.deleted_at IS NULL GROUP BY o.kind, o.phase, i.built",
+        )
+        .fetch_all(&self.reader)
+        .await?;
+        let counted = |row| {
+            let mut c = Columns::of(row, "instance");
+            let open = if c.is_null()? {
+                c.skip(2);
+                None
+            } else {
+                Some((c.kind()?, c.json()?))
+            };
+            Ok((c.get()?, open, c.number()?))
+        };
+        rows.iter().map(counted).collect()
     }
 
     /// All operations of an instance, deleted ones among them, the newest first.

@@ -59,6 +59,11 @@ impl<'r> Columns<'r> {
         Ok(self.row.try_get::<Option<&str>, _>(self.next)?.is_none())
     }
 
+    /// Goes on without reading so many columns.
+    pub(crate) fn skip(&mut self, columns: usize) {
+        self.next += columns;
+    }
+
     pub(crate) fn get<T>(&mut self) -> Result<T, Error>
     where
         T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,

@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::contact::Contact;
 use crate::key::Key;
+use crate::metrics::Metrics;
 
 /// What an agent saw is believed for so many seconds. Agents report every 10.
 const BELIEVED_SECONDS: i64 = 90;
@@ -46,6 +47,7 @@ pub struct App {
     pub(crate) contact: Arc<Contact>,
     pub(crate) key: Arc<Key>,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl App {
@@ -135,6 +137,19 @@ impl App {
             instances: Usage { limit: self.config.quota.instances, in_use: in_use.instances },
             volumes: Usage { limit: self.config.quota.volumes, in_use: in_use.volume_gib },
         })
+    }
+
+    /// How many instances have each status, all projects together. For figures that name nobody.
+    pub async fn instance_counts(&self) -> Result<Vec<(Status, u64)>, Error> {
+        let mut counts = Vec::<(Status, u64)>::new();
+        for (built, open, count) in self.store.instance_counts().await? {
+            let status = Status::of(built, open.as_ref().map(|(kind, phase)| (*kind, phase)));
+            match counts.iter_mut().find(|(other, _)| *other == status) {
+                Some((_, sum)) => *sum += count,
+                None => counts.push((status, count)),
+            }
+        }
+        Ok(counts)
     }
 
     /// An instance as it is shown.

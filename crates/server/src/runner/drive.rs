@@ -1,5 +1,7 @@
 //! Works on one operation for as long as there is something to do.
 
+use std::time::Duration;
+
 use coffer_core::finding::{Cause, refuses};
 use coffer_core::id::VersionId;
 use coffer_core::instance::{Instance, Operation};
@@ -12,6 +14,8 @@ use tracing::{debug, error, info, warn};
 
 use super::due::is_over;
 use super::step::{Running, pin_image, record_begin, record_end, record_undo, runs, task_id};
+use crate::metrics::End;
+
 use super::{ProviderFailure, Runner};
 
 /// How long a claim holds when its claimant says nothing. Every save says something.
@@ -244,9 +248,21 @@ impl Runner {
             Phase::Forward { .. } | Phase::Backward { .. } => {
                 debug!(operation = %id, %instance, kind, phase = ?operation.phase, "operation moved");
             }
-            Phase::Done => info!(operation = %id, %instance, kind, gap_us = operation.gap_us, "operation done"),
-            Phase::Undone { cause } => warn!(operation = %id, %instance, kind, %cause, "operation undone"),
-            Phase::Stuck { cause, .. } => error!(operation = %id, %instance, kind, %cause, "operation stuck"),
+            Phase::Done => {
+                info!(operation = %id, %instance, kind, gap_us = operation.gap_us, "operation done");
+                self.app.metrics.operation_ended(operation.kind, End::Done);
+                if let Some(gap) = operation.gap_us {
+                    self.app.metrics.gap_measured(operation.kind, Duration::from_micros(gap));
+                }
+            }
+            Phase::Undone { cause } => {
+                warn!(operation = %id, %instance, kind, %cause, "operation undone");
+                self.app.metrics.operation_ended(operation.kind, End::Undone);
+            }
+            Phase::Stuck { cause, .. } => {
+                error!(operation = %id, %instance, kind, %cause, "operation stuck");
+                self.app.metrics.operation_ended(operation.kind, End::Stuck);
+            }
         }
         if changes.contains(&Change::Deleted) {
             self.app.contact.forget(instance);

@@ -26,12 +26,13 @@ use coffer_core::instance::Instance;
 use coffer_provider::{Agent, Provider};
 use coffer_store::{Event, Work};
 use coffer_wire::agent::Identity;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::app::App;
+use crate::ending::Ending;
 use due::Due;
 
 /// How often the store and the agents are looked at when nothing wakes us.
@@ -75,8 +76,8 @@ impl Runner {
         Self { app, provider, host, workers: Semaphore::new(WORKERS), taken: Mutex::default() }
     }
 
-    /// Works until `ending` is true, then finishes the steps that are being taken.
-    pub(crate) async fn run(self: Arc<Self>, mut ending: watch::Receiver<bool>) {
+    /// Works until the server is to end, then finishes the steps that are being taken.
+    pub(crate) async fn run(self: Arc<Self>, mut ending: Ending) {
         let mut drives = JoinSet::new();
         let mut tick = tokio::time::interval(POLL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -84,7 +85,7 @@ impl Runner {
         let mut complaints = HashMap::new();
         loop {
             tokio::select! {
-                _ = ending.wait_for(|ending| *ending) => break,
+                () = ending.begun() => break,
                 () = self.app.contact.runner_woken() => {}
                 _ = tick.tick() => self.revive_agents(&mut complaints).await,
             }

@@ -104,8 +104,7 @@ pub(crate) fn pin_image(operation: &mut Operation, version: VersionId, digest: &
     };
     for step in &mut operation.plan.steps {
         match step {
-            Step::Run { spec, .. } => pin(spec),
-            Step::Record(Record::Runs { spec, .. }) => pin(spec),
+            Step::Run { spec, .. } | Step::Record(Record::Runs { spec, .. }) => pin(spec),
             Step::Ask { task, .. } => match &mut **task {
                 Task::Check { to: spec, .. } | Task::Verify { expect: spec } => pin(spec),
                 Task::Section(section) => {
