@@ -143,13 +143,18 @@ proptest! {
         let mut phase = Phase::START;
         // Whether each step has acted, wholly or in part, and was not undone since.
         let mut acted = vec![false; plan.steps.len()];
+        let mut recorded = vec![false; plan.steps.len()];
         let mut turns = 0;
         while !phase.is_final() {
             turns += 1;
             prop_assert!(turns <= bound, "{turns} turns, {phase:?}");
             let event = match next(&plan, &phase) {
-                Next::Begin(_) => Event::Begun,
+                Next::Begin(at) => {
+                    recorded[at] = true;
+                    Event::Begun
+                }
                 Next::Do(at) => {
+                    prop_assert!(recorded[at], "step {at} acts, and that it begins was not recorded");
                     acted[at] = true;
                     if luck.next().unwrap_or(true) { Event::Succeeded } else { Event::Failed(cause()) }
                 }
