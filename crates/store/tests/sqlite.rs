@@ -1,0 +1,72 @@
+//! The suite on SQLite, and what only SQLite has to prove.
+
+mod suite;
+
+use std::time::Duration;
+
+use coffer_store::{Scope, Store};
+use coffer_testkit::fixture::Fixture;
+
+/// A test of the suite for each name, each on a store of its own.
+macro_rules! on_sqlite {
+    ($($name:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                let dir = tempfile::tempdir().expect("temporary directory");
+                let store = Store::open(&dir.path().join("coffer.db")).await.expect("new store");
+                suite::$name(&store).await;
+                store.close().await;
+            }
+        )+
+    };
+}
+
+on_sqlite!(
+    a_claimant_that_was_fenced_writes_nothing,
+    a_deleted_instance_is_gone_and_gives_back_what_it_had,
+    a_freed_address_is_given_again_as_late_as_possible,
+    a_lease_keeps_others_away_until_it_ends,
+    a_new_catalogue_leaves_alone_what_the_operator_changed,
+    a_page_ends_where_the_next_begins,
+    a_stuck_operation_makes_place_for_another,
+    a_token_comes_with_its_owner_and_roles_until_it_is_deleted,
+    an_instance_has_one_open_operation_and_the_error_names_it,
+    another_projects_instance_does_not_exist,
+    answers_are_kept_once_and_used_up_by_the_next_save,
+    done_clears_the_fault_that_undone_has_set,
+    eight_claimants_make_one_claim,
+    one_version_is_the_default_and_names_are_unique,
+    the_first_image_of_a_version_stays,
+    the_record_of_a_step_is_one_with_its_change,
+    what_is_written_is_read_again_exactly,
+    who_is_to_have_an_agent_follows_from_the_record,
+);
+
+#[tokio::test]
+async fn a_read_does_not_wait_for_the_writer() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = Store::open(&dir.path().join("coffer.db")).await.expect("new store");
+    let fixture = Fixture::serving();
+    suite::insert(&store, &fixture.instance).await;
+    let write = store.write().await.expect("the one writer");
+    let read = store.instance(Scope::Admin, fixture.instance.id);
+    let row = tokio::time::timeout(Duration::from_secs(5), read).await.expect("no waiting").expect("a row");
+    assert_eq!(row.expect("the instance").instance, fixture.instance);
+    drop(write);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_opened_again_has_everything_and_is_migrated_once() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("coffer.db");
+    let fixture = Fixture::serving();
+    let store = Store::open(&path).await.expect("new store");
+    suite::insert(&store, &fixture.instance).await;
+    store.close().await;
+    let store = Store::open(&path).await.expect("the same store");
+    let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
+    assert_eq!(row.instance, fixture.instance);
+    store.close().await;
+}

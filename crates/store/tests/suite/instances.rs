@@ -1,0 +1,137 @@
+//! Instances, as tenants see them.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use coffer_core::id::ProjectId;
+use coffer_core::instance::Kind;
+use coffer_core::operation::Phase;
+use coffer_store::{Change, Event, InUse, Scope, Store};
+use coffer_testkit::fixture::Fixture;
+
+use super::{at, insert, insert_another, open};
+
+pub(crate) async fn what_is_written_is_read_again_exactly(store: &Store) {
+    let fixture = Fixture::serving();
+    insert(store, &fixture.instance).await;
+    let saved = store.save_report(fixture.instance.id, Some(&fixture.observed), &[], &[]).await;
+    assert!(saved.expect("report"));
+    let operation = open(store, &fixture.instance, Kind::Upgrade).await;
+    let scope = Scope::Project(&fixture.instance.project);
+    let row = store.instance(scope, fixture.instance.id).await.expect("query").expect("the instance");
+    assert_eq!(row.instance, fixture.instance);
+    assert_eq!(row.observed.as_ref(), Some(&fixture.observed));
+    let shown = row.open.expect("the open operation");
+    assert_eq!((shown.id, shown.kind, shown.target), (operation.id, operation.kind, operation.target));
+    let all = store.operations(scope, fixture.instance.id).await.expect("query");
+    assert_eq!(all, [operation]);
+}
+
+pub(crate) async fn another_projects_instance_does_not_exist(store: &Store) {
+    let instance = insert_another(store, 1, "theirs").await;
+    open(store, &instance, Kind::Upgrade).await;
+    let event = Event { at: at(1), id: "engine.died".to_owned(), message: "it did".to_owned() };
+    assert!(store.save_report(instance.id, None, &[], &[event]).await.expect("report"));
+    let (ours, theirs) = (ProjectId::from("ours"), ProjectId::from("theirs"));
+    for (project, there) in [(&ours, false), (&theirs, true)] {
+        let scope = Scope::Project(project);
+        assert_eq!(store.instance(scope, instance.id).await.expect("query").is_some(), there);
+        assert_eq!(!store.instances(scope, "", 10).await.expect("query").is_empty(), there);
+        assert_eq!(!store.operations(scope, instance.id).await.expect("query").is_empty(), there);
+        assert_eq!(!store.events(scope, instance.id, 10).await.expect("query").is_empty(), there);
+        assert_eq!(store.rename(scope, instance.id, "renamed", at(2)).await.expect("query"), there);
+        let mut write = store.write().await.expect("write");
+        assert_eq!(write.instance(scope, instance.id).await.expect("query").is_some(), there);
+        assert_eq!(write.in_use(project).await.expect("query").instances, i64::from(there));
+    }
+    assert!(store.instance(Scope::Admin, instance.id).await.expect("query").is_some());
+}
+
+pub(crate) async fn a_page_ends_where_the_next_begins(store: &Store) {
+    for n in 1..=5 {
+        insert_another(store, n, "ours").await;
+    }
+    insert_another(store, 6, "theirs").await;
+    let (project, mut marker, mut pages) = (ProjectId::from("ours"), String::new(), Vec::new());
+    loop {
+        let page = store.instances(Scope::Project(&project), &marker, 2).await.expect("page");
+        let Some(last) = page.last() else { break };
+        marker = last.instance.id.to_string();
+        pages.push(page.iter().map(|row| row.instance.id.0.as_u128()).collect::<Vec<_>>());
+    }
+    assert_eq!(pages, [vec![1, 2], vec![3, 4], vec![5]]);
+    assert_eq!(store.instances(Scope::Admin, "", 10).await.expect("page").len(), 6);
+}
+
+pub(crate) async fn a_freed_address_is_given_again_as_late_as_possible(store: &Store) {
+    let pool = (Ipv4Addr::new(127, 20, 1, 1), Ipv4Addr::new(127, 20, 1, 4));
+    assert_eq!(free(store, pool).await, Some(1));
+    for n in 1..=3 {
+        assert_eq!(free(store, pool).await, Some(n));
+        insert_another(store, n, "ours").await;
+    }
+    delete(store, 2).await;
+    assert_eq!(free(store, pool).await, Some(4), "the freed one has to rest");
+    insert_another(store, 4, "ours").await;
+    assert_eq!(free(store, pool).await, Some(2), "now there is no other");
+    let mut again = Fixture::serving().instance;
+    again.address = [127, 20, 1, 2].into();
+    again.created_at = at(5);
+    insert(store, &again).await;
+    assert_eq!(free(store, pool).await, None);
+}
+
+pub(crate) async fn a_deleted_instance_is_gone_and_gives_back_what_it_had(store: &Store) {
+    let instance = insert_another(store, 1, "ours").await;
+    let project = ProjectId::from("ours");
+    assert_eq!(store.in_use(&project).await.expect("query"), InUse { instances: 1, volume_gib: 2 });
+    delete(store, 1).await;
+    assert_eq!(store.in_use(&project).await.expect("query"), InUse { instances: 0, volume_gib: 0 });
+    assert!(store.instance(Scope::Admin, instance.id).await.expect("query").is_none());
+    assert!(store.for_agent(instance.id).await.expect("query").is_none());
+    assert!(!store.save_report(instance.id, None, &[], &[]).await.expect("report"));
+    assert!(!store.rename(Scope::Admin, instance.id, "ghost", at(9)).await.expect("query"));
+    let history = store.operations(Scope::Project(&project), instance.id).await.expect("query");
+    assert_eq!(history.len(), 1, "what was done to it is still known");
+}
+
+pub(crate) async fn who_is_to_have_an_agent_follows_from_the_record(store: &Store) {
+    let serving = insert_another(store, 1, "ours").await;
+    let upgrading = insert_another(store, 2, "ours").await;
+    open(store, &upgrading, Kind::Upgrade).await;
+    let leaving = insert_another(store, 3, "ours").await;
+    open(store, &leaving, Kind::Delete).await;
+    let mut wanted = vec![serving.id, upgrading.id];
+    for (n, phase, has_place) in [
+        (4, Phase::START, false),
+        (5, Phase::Forward { at: 0, begun: true, attempt: 0 }, false),
+        (6, Phase::Forward { at: 1, begun: true, attempt: 0 }, true),
+        (7, Phase::Backward { at: 1, attempt: 0, cause: coffer_core::finding::Cause::new("no", "") }, false),
+    ] {
+        let mut instance = Fixture::unbuilt().instance;
+        instance.id.0 = uuid::Uuid::from_u128(n);
+        instance.address = Ipv4Addr::from(0x7f14_0100 + u32::try_from(n).expect("small"));
+        insert(store, &instance).await;
+        let operation = open(store, &instance, Kind::Create).await;
+        let mut claimed = store.claim(operation.id, at(1), at(2)).await.expect("query").expect("claim");
+        claimed.phase = phase;
+        store.save(&claimed, &[], at(2)).await.expect("save");
+        wanted.extend(has_place.then_some(instance.id));
+    }
+    let found: HashSet<_> = store.with_agents().await.expect("query").into_iter().collect();
+    assert_eq!(found, wanted.into_iter().collect());
+}
+
+async fn delete(store: &Store, n: u8) {
+    let id = coffer_core::id::InstanceId(uuid::Uuid::from_u128(u128::from(n)));
+    let row = store.instance(Scope::Admin, id).await.expect("query").expect("the instance");
+    let operation = open(store, &row.instance, Kind::Delete).await;
+    let mut claimed = store.claim(operation.id, at(1), at(2)).await.expect("query").expect("claim");
+    claimed.phase = Phase::Done;
+    store.save(&claimed, &[Change::Deleted], at(2)).await.expect("save");
+}
+
+async fn free(store: &Store, pool: (Ipv4Addr, Ipv4Addr)) -> Option<u8> {
+    let mut write = store.write().await.expect("write");
+    write.free_address(pool.0, pool.1).await.expect("query").map(|address| address.octets()[3])
+}
