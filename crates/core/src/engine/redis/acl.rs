@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn users_of_6_0_keep_their_channels_and_everything_else() {
-        let file = "user default on #cc ~* +@all\nuser alice off nopass ~a:* -@all +get\nuser coffer on #old ~* +@all\n";
+        let file =
+            "user default on #cc ~* +@all\nuser alice off nopass ~a:* -@all +get\nuser coffer on #old ~* +@all\n";
         let users = ensure(Some(file), Redis, "7.0.15".parse().expect("number"), "aa", "bb");
         assert_eq!(names(&users), ["default", "alice", "coffer"]);
         assert_eq!(users[0].render(), "user default on #cc ~* +@all &*", "the tenant's own password stays");

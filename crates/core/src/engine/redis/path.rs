@@ -61,7 +61,9 @@ fn way((from, old): (Datastore, Number), (to, new): (Datastore, Number)) -> Way 
         (Redis, Valkey) if old.at_least(7, 3) => {
             Way::Never("Redis 7.4 and later write a format that no Valkey reads, in files and in replication alike")
         }
-        (Redis, Valkey) if !old.at_least(6, 0) => Way::Indirect("Valkey was only seen to read files of Redis 6.0 to 7.2"),
+        (Redis, Valkey) if !old.at_least(6, 0) => {
+            Way::Indirect("Valkey was only seen to read files of Redis 6.0 to 7.2")
+        }
         (Redis, Valkey) if new.major() > 8 => Way::Indirect("only Valkey 8 was seen to read files of Redis"),
         (Redis, Valkey) => Way::Direct,
         (Valkey, Valkey) if new.series() > NEWEST_VALKEY => Way::Unmeasured,
@@ -131,8 +133,17 @@ mod tests {
     use uuid::Uuid;
 
     const CATALOGUE: &[&str] = &[
-        "redis 3.2.6", "redis 5.0.6", "redis 6.0.16", "redis 6.2.14", "redis 7.0.15", "redis 8.0.2", "redis 8.2.3",
-        "valkey 8.0.1", "valkey 8.1.1", "valkey 9.1.2", "mariadb 10.11.18",
+        "redis 3.2.6",
+        "redis 5.0.6",
+        "redis 6.0.16",
+        "redis 6.2.14",
+        "redis 7.0.15",
+        "redis 8.0.2",
+        "redis 8.2.3",
+        "valkey 8.0.1",
+        "valkey 8.1.1",
+        "valkey 9.1.2",
+        "mariadb 10.11.18",
     ];
 
     fn version(label: &str) -> Version {

@@ -3,7 +3,7 @@
 //! Both are asked the same questions, the old one while writes wait, the new one before clients get in. What must be
 //! equal is compared exactly; what may only shrink by itself, keys that expire, is compared as such.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -48,9 +48,9 @@ impl TryFrom<String> for Key {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
         match digits {
-            Some(digits) if digits.len().is_multiple_of(2) => Ok(Self(
-                digits.chunks(2).filter_map(|pair| u8::try_from(pair[0] * 16 + pair[1]).ok()).collect(),
-            )),
+            Some(digits) if digits.len().is_multiple_of(2) => {
+                Ok(Self(digits.chunks(2).filter_map(|pair| u8::try_from(pair[0] * 16 + pair[1]).ok()).collect()))
+            }
             _ => Err(BadKey(text)),
         }
     }
@@ -110,7 +110,181 @@ pub struct Fingerprint {
     pub taken_at_ms: i64,
 }
 
+/// How far two readings of one expiry may differ, in milliseconds, where an engine only tells the time that is left.
+const CLOCK_SLACK_MS: i64 = 1000;
+
 /// What the new engine lacks or has too much of. Empty: it holds what the old one held.
-pub fn compare(_before: &Fingerprint, _after: &Fingerprint) -> Vec<Finding> {
-    Vec::new()
+pub fn compare(before: &Fingerprint, after: &Fingerprint) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut differs = |id: &str, object: String, message: String| {
+        findings.push(Finding::error(id, object, message, "none: the upgrade is undone by itself"));
+    };
+    if after.role != "master" {
+        differs("proof.role", "role".to_owned(), format!("it is '{}' instead of master", after.role));
+    }
+    let none = KeyCount::default();
+    let databases: BTreeSet<u32> = before.databases.keys().chain(after.databases.keys()).copied().collect();
+    for database in databases {
+        let was = before.databases.get(&database).unwrap_or(&none);
+        let is = after.databases.get(&database).unwrap_or(&none);
+        let (kept_was, kept_is) = (was.keys.saturating_sub(was.volatile), is.keys.saturating_sub(is.volatile));
+        if kept_was != kept_is {
+            let message = format!("{kept_is} keys that do not expire instead of {kept_was}");
+            differs("proof.keys", format!("database {database}"), message);
+        }
+        if is.volatile > was.volatile {
+            let message = format!("{} keys that expire, more than the {} before", is.volatile, was.volatile);
+            differs("proof.keys", format!("database {database}"), message);
+        }
+    }
+    let volatile: u64 = before.databases.values().map(|count| count.volatile).sum();
+    if let (Some(was), Some(is)) = (&before.types, &after.types) {
+        for (kind, was) in types_that_differ(was, is, volatile) {
+            let is = is.get(kind).copied().unwrap_or(0);
+            differs("proof.types", format!("type {kind}"), format!("{is} keys instead of {was}"));
+        }
+    }
+    for was in &before.sample {
+        let is = after.sample.iter().find(|s| s.database == was.database && s.key == was.key);
+        if let Some(message) = value_differs(was.value.as_ref(), is.and_then(|s| s.value.as_ref()), after.taken_at_ms) {
+            differs("proof.value", format!("key {} of database {}", was.key, was.database), message);
+        }
+    }
+    for (what, was, is) in
+        [("function library", &before.functions, &after.functions), ("user", &before.users, &after.users)]
+    {
+        let (Some(was), Some(is)) = (was, is) else { continue };
+        for (name, content) in was {
+            match is.get(name) {
+                None => differs("proof.missing", format!("{what} {name}"), "it is missing".to_owned()),
+                Some(now) if now != content => {
+                    differs("proof.changed", format!("{what} {name}"), "it is not what it was".to_owned());
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    findings
+}
+
+/// Types of which there are more than before, or fewer than expiring can explain.
+fn types_that_differ<'a>(
+    was: &'a BTreeMap<String, u64>,
+    is: &'a BTreeMap<String, u64>,
+    volatile: u64,
+) -> Vec<(&'a str, u64)> {
+    let kinds: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    let count = |of: &BTreeMap<String, u64>, kind: &String| of.get(kind).copied().unwrap_or(0);
+    kinds
+        .into_iter()
+        .map(|kind| (kind, count(was, kind), count(is, kind)))
+        .filter(|(_, was, is)| is > was || is + volatile < *was)
+        .map(|(kind, was, _)| (kind.as_str(), was))
+        .collect()
+}
+
+fn value_differs(was: Option<&Value>, is: Option<&Value>, now_ms: i64) -> Option<String> {
+    match (was, is) {
+        (None, None) => None,
+        (None, Some(_)) => Some("it is there, and was not before".to_owned()),
+        (Some(was), None) => match was.expires_at_ms {
+            Some(at) if at <= now_ms + CLOCK_SLACK_MS => None,
+            _ => Some("it is missing".to_owned()),
+        },
+        (Some(was), Some(is)) if was.kind != is.kind => Some(format!("it is a {} instead of a {}", is.kind, was.kind)),
+        (Some(was), Some(is)) if was.digest != is.digest => Some("its value is another one".to_owned()),
+        (Some(was), Some(is)) => match (was.expires_at_ms, is.expires_at_ms) {
+            (None, None) => None,
+            (Some(a), Some(b)) if (a - b).abs() <= CLOCK_SLACK_MS => None,
+            (was, is) => Some(format!("it expires {} instead of {}", moment(is), moment(was))),
+        },
+    }
+}
+
+fn moment(at_ms: Option<i64>) -> String {
+    at_ms.map_or_else(|| "never".to_owned(), |ms| format!("at {ms} ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Fingerprint, Key, KeyCount, Sampled, Value, compare};
+
+    fn holds() -> Fingerprint {
+        let value =
+            |kind: &str, expires_at_ms| Some(Value { kind: kind.into(), digest: Some("d".into()), expires_at_ms });
+        let sampled = |key: &str, value| Sampled { database: 0, key: Key(key.into()), value };
+        Fingerprint {
+            number: None,
+            role: "master".into(),
+            databases: BTreeMap::from([
+                (0, KeyCount { keys: 10, volatile: 2 }),
+                (3, KeyCount { keys: 1, volatile: 0 }),
+            ]),
+            types: Some(BTreeMap::from([("string".into(), 9), ("hash".into(), 2)])),
+            sample: vec![sampled("a", value("string", None)), sampled("t", value("hash", Some(5_000_000)))],
+            functions: Some(BTreeMap::from([("lib".into(), "x".into())])),
+            users: Some(BTreeMap::from([("default".into(), "on".into())])),
+            taken_at_ms: 1_000_000,
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Fingerprint), expected: &[&str]) {
+        let mut after = holds();
+        change(&mut after);
+        let found: Vec<_> =
+            compare(&holds(), &after).into_iter().map(|f| format!("{}: {}", f.object, f.message)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_equal_engine_is_proven() {
+        check(|_| {}, &[]);
+    }
+
+    #[test]
+    fn every_loss_is_found_and_named() {
+        check(|f| f.databases.entry(0).or_default().keys = 9, &["database 0: 7 keys that do not expire instead of 8"]);
+        check(|f| drop(f.databases.remove(&3)), &["database 3: 0 keys that do not expire instead of 1"]);
+        check(|f| drop(f.types.as_mut().map(|t| t.remove("string"))), &["type string: 0 keys instead of 9"]);
+        check(|f| f.sample[0].value = None, &["key \"a\" of database 0: it is missing"]);
+        check(
+            |f| f.sample[0].value = f.sample[0].value.clone().map(|v| Value { digest: Some("e".into()), ..v }),
+            &["key \"a\" of database 0: its value is another one"],
+        );
+        check(
+            |f| f.sample[1].value = f.sample[1].value.clone().map(|v| Value { expires_at_ms: None, ..v }),
+            &["key \"t\" of database 0: it expires never instead of at 5000000 ms"],
+        );
+        check(|f| f.functions = Some(BTreeMap::new()), &["function library lib: it is missing"]);
+        check(|f| f.users = Some([("default".into(), "off".into())].into()), &["user default: it is not what it was"]);
+        check(|f| f.role = "slave".into(), &["role: it is 'slave' instead of master"]);
+    }
+
+    #[test]
+    fn keys_may_expire_meanwhile_and_new_ones_may_not_appear() {
+        check(
+            |f| {
+                f.databases.insert(0, KeyCount { keys: 9, volatile: 1 });
+                f.types = Some(BTreeMap::from([("string".into(), 9), ("hash".into(), 1)]));
+                f.sample[1].value = None;
+                f.taken_at_ms = 5_000_000;
+            },
+            &[],
+        );
+        check(
+            |f| drop(f.databases.insert(0, KeyCount { keys: 11, volatile: 3 })),
+            &["database 0: 3 keys that expire, more than the 2 before"],
+        );
+    }
+
+    #[test]
+    fn a_fingerprint_survives_the_journal() {
+        let mut odd = holds();
+        odd.sample[0].key = Key(vec![0, 255, b'"']);
+        let text = serde_json::to_string(&odd).expect("json");
+        assert_eq!(serde_json::from_str::<Fingerprint>(&text).expect("read"), odd);
+        assert!(serde_json::from_str::<Key>("\"0g\"").is_err());
+    }
 }

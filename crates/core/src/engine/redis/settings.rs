@@ -43,8 +43,16 @@ const WORDS: &[(&str, &[&str])] = &[
     (
         "maxmemory-policy",
         &[
-            "noeviction", "allkeys-lru", "allkeys-random", "volatile-lru", "volatile-random", "volatile-ttl",
-            "allkeys-lfu", "volatile-lfu", "allkeys-lrm", "volatile-lrm",
+            "noeviction",
+            "allkeys-lru",
+            "allkeys-random",
+            "volatile-lru",
+            "volatile-random",
+            "volatile-ttl",
+            "allkeys-lfu",
+            "volatile-lfu",
+            "allkeys-lrm",
+            "volatile-lrm",
         ],
     ),
 ];
@@ -75,10 +83,10 @@ pub fn change(from: &Version, to: &Version, settings: &Settings) -> SettingsChan
         if before == after || renamed || ours || set.iter().any(|s| s == name) {
             continue;
         }
-        let reason = REASONS.iter().find(|(n, _)| *n == name).map_or_else(
-            || format!("{} has another default", to.label()),
-            |(_, reason)| (*reason).to_owned(),
-        );
+        let reason = REASONS
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or_else(|| format!("{} has another default", to.label()), |(_, reason)| (*reason).to_owned());
         let (name, before, after) = (name.to_owned(), before.to_owned(), after.to_owned());
         fates.push(Fate::DefaultChanged { name, before, after, reason });
     }
