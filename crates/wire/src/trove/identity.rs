@@ -105,7 +105,9 @@ pub struct Token {
     /// With microseconds and `Z`, unlike Trove's dates.
     pub expires_at: String,
     pub issued_at: String,
-    pub project: Named,
+    /// Absent, as the catalogue is empty, for a token that is good for nothing but asking for another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<Named>,
     pub is_domain: bool,
     pub roles: Vec<Role>,
     pub catalog: Vec<Service>,

@@ -149,3 +149,18 @@ pub struct PlanImage {
     pub number: String,
     pub source: String,
 }
+
+/// `{"events": [...]}`, the newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventsBody {
+    pub events: Vec<Event>,
+}
+
+/// Something that happened to an instance by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    pub at: Date,
+    /// A stable name for machines, such as `engine.died`.
+    pub id: String,
+    pub message: String,
+}

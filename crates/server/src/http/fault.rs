@@ -1,0 +1,59 @@
+//! Which fault an error of the application is. One place for all of them, so that a new one has to choose.
+
+use coffer_core::finding::Severity;
+use coffer_core::plan::Refusal;
+use coffer_wire::trove::{Fault, Kind};
+
+use super::answer::Refused;
+use crate::app::{Error, Thing};
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotFound { what, id } => not_found(what, &id).into(),
+            Error::Invalid(message) => Fault::bad_request(message).into(),
+            Error::Refused(refusal) => refused(refusal).into(),
+            Error::Busy { instance, kind } => {
+                let message = format!(
+                    "Instance {instance} is not currently available for an action to be performed \
+                     (another operation is running: {}).",
+                    kind.name()
+                );
+                Fault::new(Kind::Unprocessable, message).into()
+            }
+            Error::QuotaExceeded(excesses) => {
+                let resources: Vec<_> = excesses.iter().map(|excess| format!("'{}'", excess.resource)).collect();
+                Fault::new(Kind::OverLimit, format!("Quota exceeded for resources: [{}].", resources.join(", "))).into()
+            }
+            Error::VolumeTooLarge { requested_gib, limit_gib } => {
+                let message = format!(
+                    "Volume 'size' cannot exceed maximum of {limit_gib} GB, {requested_gib} cannot be accepted."
+                );
+                Fault::new(Kind::OverLimit, message).into()
+            }
+            Error::Forbidden { what, role } => {
+                Fault::new(Kind::Forbidden, format!("{what} needs the role {role}.")).into()
+            }
+            Error::Unavailable(message) => Fault::new(Kind::Unavailable, message).into(),
+            Error::Internal(_) => Self::internal(error),
+        }
+    }
+}
+
+/// Trove answers 400 to a version that there is not, and 404 to everything else.
+fn not_found(what: Thing, id: &str) -> Fault {
+    let shown = coffer_wire::trove::check::clip(id);
+    match what {
+        Thing::Version => Fault::bad_request(format!("Datastore version '{shown}' cannot be found.")),
+        Thing::Datastore => Fault::new(Kind::NotFound, format!("Datastore '{shown}' cannot be found.")),
+        Thing::Instance | Thing::Flavor => Fault::no_resource(id),
+    }
+}
+
+/// The errors of a refusal as one message, and all findings behind it.
+fn refused(refusal: Refusal) -> Fault {
+    let kind = if refusal.is_busy() { Kind::Unprocessable } else { Kind::BadRequest };
+    let errors = refusal.0.iter().filter(|finding| finding.severity == Severity::Error);
+    let message = errors.map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    Fault::Trove { kind, message, findings: refusal.0 }
+}

@@ -1,0 +1,91 @@
+//! What operators do: look at every project's instances, and choose which versions there are. For administrators, which
+//! [`super::admit`] sees to.
+
+use axum::extract::State;
+use coffer_core::id::ProjectId;
+use coffer_wire::trove::Fault;
+use coffer_wire::trove::datastore::{MgmtVersionBody, MgmtVersionsBody};
+use coffer_wire::trove::instance::{InstanceBody, InstancesBody};
+use coffer_wire::trove::request;
+use serde::Deserialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::admit::Asker;
+use super::answer::{Answer, accepted, ok};
+use super::body::{At, Json};
+use super::datastores::version_id;
+use super::instances::{InInstance, page};
+use super::page::Paging;
+use super::{Shared, view};
+use crate::app::{Scope, VersionChange};
+
+/// The routes.
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(instances))
+        .routes(routes!(instance))
+        .routes(routes!(versions))
+        .routes(routes!(version, change_version))
+}
+
+/// A page of every project's instances, or of one project's.
+#[utoipa::path(get, path = "/v1.0/{project}/mgmt/instances", tag = "mgmt",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, description = "the largest page"),
+        ("marker" = Option<String>, Query, description = "only ids after this one"),
+        ("project_id" = Option<String>, Query, description = "only those of this project"),
+        ("deleted" = Option<bool>, Query, description = "deleted ones instead, of which nothing is kept"),
+    ),
+    responses((status = 200, body = InstancesBody)))]
+async fn instances(State(shared): State<Shared>, asker: Asker, paging: Paging) -> Answer {
+    if paging.value("deleted").is_some_and(|deleted| deleted.eq_ignore_ascii_case("true")) {
+        return ok(&InstancesBody { instances: Vec::new(), links: Vec::new() });
+    }
+    let scope = paging.value("project_id").map_or(Scope::All, |project| Scope::Project(ProjectId(project)));
+    page(&shared, &asker, paging, scope, view::managed).await
+}
+
+/// One instance of any project.
+#[utoipa::path(get, path = "/v1.0/{project}/mgmt/instances/{id}", tag = "mgmt",
+    responses((status = 200, body = InstanceBody)))]
+async fn instance(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>) -> Answer {
+    let instance = shared.app.instance(asker.caller(), at.id()?).await?;
+    ok(&InstanceBody { instance: view::managed(&instance, &asker, &shared.app.config().region) })
+}
+
+/// All datastore versions, the inactive among them.
+#[utoipa::path(get, path = "/v1.0/{project}/mgmt/datastore-versions", tag = "mgmt",
+    responses((status = 200, body = MgmtVersionsBody)))]
+async fn versions(State(shared): State<Shared>, asker: Asker) -> Answer {
+    let versions = shared.app.all_versions(asker.caller())?;
+    ok(&MgmtVersionsBody { versions: versions.iter().map(|v| view::managed_version(v)).collect() })
+}
+
+#[derive(Deserialize)]
+struct InVersion {
+    version: String,
+}
+
+/// One datastore version.
+#[utoipa::path(get, path = "/v1.0/{project}/mgmt/datastore-versions/{version}", tag = "mgmt",
+    responses((status = 200, body = MgmtVersionBody)))]
+async fn version(State(shared): State<Shared>, asker: Asker, At(at): At<InVersion>) -> Answer {
+    let version = shared.app.version(asker.caller(), version_id(&at.version)?)?;
+    ok(&MgmtVersionBody { version: view::managed_version(&version) })
+}
+
+/// Whether a version may be used, whether it is what creations take, and what it is called.
+#[utoipa::path(patch, path = "/v1.0/{project}/mgmt/datastore-versions/{version}", tag = "mgmt",
+    request_body = request::VersionChange, responses((status = 202)))]
+async fn change_version(State(shared): State<Shared>, asker: Asker, At(at): At<InVersion>, Json(body): Json) -> Answer {
+    let id = version_id(&at.version)?;
+    let change = request::VersionChange::read(&body)?;
+    if let Some(key) = change.unsupported {
+        let message = format!("'{key}' of a datastore version comes from the catalogue and is not changed here.");
+        return Err(Fault::not_implemented(message).into());
+    }
+    let change = VersionChange { active: change.active, default: change.default, name: change.name };
+    shared.app.update_version(asker.caller(), id, change).await?;
+    Ok(accepted())
+}

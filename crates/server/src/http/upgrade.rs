@@ -1,0 +1,75 @@
+//! What an upgrade would do, found out without doing it. Coffer's addition.
+
+use axum::extract::State;
+use coffer_core::plan::Step;
+use coffer_wire::trove::fault::FindingBody;
+use coffer_wire::trove::operation::{PlanBody, PlanImage, PlanStep, UpgradePlan};
+use coffer_wire::trove::request;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::admit::Asker;
+use super::answer::{Answer, ok};
+use super::body::{At, Json};
+use super::instances::{InInstance, upgrade_refused};
+use super::view::section_of;
+use crate::app::UpgradePreview;
+
+/// The routes.
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(preview))
+}
+
+/// `{"upgrade": ...}`, for the description.
+#[derive(Serialize, ToSchema)]
+struct PreviewBody {
+    upgrade: request::UpgradePreview,
+}
+
+/// What an upgrade would do. Takes as long as fetching the image and checking everything take.
+#[utoipa::path(post, path = "/v1.0/{project}/instances/{id}/upgrade-preview", tag = "instances",
+    request_body = PreviewBody, responses((status = 200, body = PlanBody)))]
+async fn preview(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>, Json(body): Json) -> Answer {
+    let (id, caller) = (at.id()?, asker.caller());
+    shared.app.instance(caller, id).await?;
+    let version = request::UpgradePreview::read(&body)?.datastore_version;
+    let preview = shared.app.preview_upgrade(caller, id, &version).await;
+    ok(&PlanBody { plan: plan(preview.map_err(|error| upgrade_refused(error, &version))?) })
+}
+
+fn plan(preview: UpgradePreview) -> UpgradePlan {
+    let UpgradePreview { from, to, plan, findings, settings, image, preview } = preview;
+    let steps = plan.steps.iter().enumerate().flat_map(|(i, step)| steps(step, i < plan.point_of_no_return)).collect();
+    UpgradePlan {
+        from: (&*from).into(),
+        to: (&*to).into(),
+        steps,
+        notes: plan.notes,
+        findings: findings.into_iter().map(FindingBody::from).collect(),
+        settings,
+        image: image.map(|image| PlanImage {
+            digest: image.digest.to_string(),
+            number: image.number.to_string(),
+            source: image.source,
+        }),
+        preview,
+    }
+}
+
+/// One step, or those of the critical section that it hands over.
+fn steps(step: &Step, undone: bool) -> Vec<PlanStep> {
+    let Some(section) = section_of(step) else {
+        return vec![PlanStep { name: step.name().to_owned(), undone, section: false }];
+    };
+    let plan = &section.plan;
+    let inner = plan.steps.iter().enumerate();
+    let inner = inner.map(|(i, step)| PlanStep {
+        name: step.name().to_owned(),
+        undone: undone && i < plan.point_of_no_return,
+        section: true,
+    });
+    inner.collect()
+}
