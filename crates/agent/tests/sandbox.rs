@@ -75,7 +75,9 @@ fn main() -> ExitCode {
             Trial::test(format!("as_ordinary_user::{name}"), as_ordinary),
         ]
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    // They look at this process's children and open files, so without nextest, which gives each its own, one by one.
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
 /// Runs one test in a process of an ordinary user, with a copy of this program, which may lie where that user can't read.
