@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -19,8 +19,8 @@ pub struct Catalogue {
     pub releases: Vec<Release>,
 }
 
-/// One datastore version of the catalogue.
-#[derive(Debug, Clone, Deserialize)]
+/// One datastore version of the catalogue. Serialized, it reads back as the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
     /// The family as the API names it: `redis`, `valkey`, `mariadb`, `mysql`.
@@ -42,14 +42,20 @@ pub struct Release {
 }
 
 /// The absolute path of a program inside an image.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "PathBuf")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PathBuf", into = "PathBuf")]
 pub struct Binary(PathBuf);
 
 impl Binary {
     /// The path, absolute, as seen from inside the engine root.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+impl From<Binary> for PathBuf {
+    fn from(binary: Binary) -> Self {
+        binary.0
     }
 }
 
@@ -66,7 +72,7 @@ impl TryFrom<PathBuf> for Binary {
 }
 
 /// A place where the image of a version can be had.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
     /// An image in an OCI registry. With `@sha256:...` in the reference, anything else is refused.

@@ -121,6 +121,9 @@ async fn what_is_not_as_promised_is_refused_and_leaves_nothing() {
 
     check("another version", &engine(scratch.path(), "7.0.14"), None, "carries version 7.0.14").await;
 
+    let older = archive_of(&engine(scratch.path(), "7.0.14"));
+    let older = HandMade::of_layers(scratch.path().join("older"), &[older]);
+    check("another version in a layout", &older.0, None, "carries version 7.0.14").await;
     let bare = scratch.path().join("bare");
     fs::create_dir(&bare).unwrap();
     check("no program", &bare, None, "has no program at /usr/bin/redis-server").await;
