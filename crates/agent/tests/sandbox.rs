@@ -403,6 +403,8 @@ fn reused_pid_is_refused(world: &World) {
 }
 
 fn failures_are_named(world: &World) {
+    let children = || fs_err::read_to_string("/proc/thread-self/children").unwrap();
+    let before = children();
     let check = |step: Step, object: &Path, change: &dyn Fn(&mut Launch)| {
         let mut launch = world.launch(&["/bin/true"]);
         change(&mut launch);
@@ -427,8 +429,7 @@ fn failures_are_named(world: &World) {
     let mut launch = world.launch(&["/bin/true"]);
     launch.lock = gone.join("lock");
     assert!(matches!(sandbox::start(&launch), Err(Error::Step { step: Step::Lock, .. })));
-    let own = format!("/proc/self/task/{}/children", std::process::id());
-    eventually("no process is left", || fs_err::read_to_string(&own).unwrap().is_empty());
+    eventually("no process is left", || children() == before);
 }
 
 fn exits_are_told(world: &World) {
