@@ -17,10 +17,17 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor};
-use crate::command::{Session, engine, instance, offer, serve};
+use crate::command::{Session, agent, engine, instance, offer, serve};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    if first == coffer_agent::sandbox::INIT_COMMAND {
+        return coffer_agent::sandbox::init_main();
+    }
+    if first == "agent" {
+        return agent::main();
+    }
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -1,7 +1,7 @@
 //! `coffer engine ...`: the engine images of this machine. Needs no server.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,37 +23,44 @@ pub(crate) async fn run(format: Format, command: Command) -> Result<(), Failure>
             let (observer, done) = display(&format!("{datastore} {version}"));
             let image = open(&store)?.fetch(release, &observer).await;
             done();
-            print(format, &image.map_err(Failure::other)?)
+            print(format, &image.map_err(failure)?)
         }
         Command::Import { store, datastore, version, path, digest, binary } => {
             let binary = match binary {
                 Some(binary) => Binary::try_from(binary).map_err(|e| Failure::new(Kind::Usage, e, ""))?,
                 None => release(&load_catalogue(&store)?, &datastore, &version)?.binary.clone(),
             };
-            let digest = digest.map(|digest| digest.parse::<Digest>()).transpose().map_err(Failure::other)?;
+            let digest = digest.map(|digest| digest.parse::<Digest>()).transpose().map_err(failure)?;
             let (observer, done) = display(&format!("{datastore} {version}"));
             let image = open(&store)?.import(&datastore, &version, binary, path, digest, &observer).await;
             done();
-            print(format, &image.map_err(Failure::other)?)
+            print(format, &image.map_err(failure)?)
         }
     }
 }
 
 /// The catalogue that the arguments name, or the one that comes with this binary.
-pub(crate) fn catalogue(path: Option<&PathBuf>) -> Result<Catalogue, Failure> {
+pub(crate) fn catalogue(path: Option<&Path>) -> Result<Catalogue, Failure> {
     match path {
-        Some(path) => Catalogue::load(path),
+        // Paths of sources are taken from where the catalogue is, and agents work elsewhere.
+        Some(path) => Catalogue::load(&fs_err::canonicalize(path)?),
         None => Catalogue::built_in(),
     }
-    .map_err(Failure::other)
+    .map_err(failure)
+}
+
+/// An error of the image store, with everything that led to it.
+#[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
+pub(crate) fn failure(error: coffer_image::Error) -> Failure {
+    Failure::other(coffer_image::in_full(&error))
 }
 
 fn load_catalogue(store: &ImageStore) -> Result<Catalogue, Failure> {
-    catalogue(store.catalogue.as_ref())
+    catalogue(store.catalogue.as_deref())
 }
 
 fn open(store: &ImageStore) -> Result<Store, Failure> {
-    Store::open(&store.data.join("engines")).map_err(Failure::other)
+    Store::open(&store.data.join("engines")).map_err(failure)
 }
 
 fn release<'a>(catalogue: &'a Catalogue, datastore: &str, version: &str) -> Result<&'a Release, Failure> {
@@ -70,7 +77,7 @@ fn release<'a>(catalogue: &'a Catalogue, datastore: &str, version: &str) -> Resu
 
 fn list(format: Format, store: &ImageStore) -> Result<(), Failure> {
     let catalogue = load_catalogue(store)?;
-    let images = open(store)?.list().map_err(Failure::other)?;
+    let images = open(store)?.list().map_err(failure)?;
     let found = |datastore: &str, version: &str| {
         images.iter().rfind(|image| image.datastore == datastore && image.version == version)
     };

@@ -1,10 +1,89 @@
-//! `coffer serve`: the server's process around `coffer-server`.
+//! `coffer serve`: what the server is made of on this machine, and how its process begins and ends.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use coffer_core::datastore::Number;
+use coffer_image::{Catalogue, Release, Store};
+use coffer_provider::Local;
+use coffer_server::clock::Clock;
+use coffer_server::config::Config;
+use coffer_server::{CatalogueSeed, Server, Setup};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{engine, print};
 use crate::cli::Serve;
 use crate::failure::Failure;
 use crate::table::Format;
 
-/// Serves until it is told to end.
-pub(crate) fn run(_format: Format, _serve: &Serve) -> Result<(), Failure> {
-    Err(Failure::other("the server is not wired yet"))
+/// Threads that work on requests. More would cost memory, and the store takes one write at a time.
+const WORKERS: usize = 2;
+/// Threads for file work, and how little stack is enough for them.
+const BLOCKING: usize = 16;
+const STACK: usize = 1 << 20;
+
+/// Serves until it is told to end by SIGTERM or SIGINT. Engines and agents go on.
+pub(crate) fn run(format: Format, serve: &Serve) -> Result<(), Failure> {
+    let filter = EnvFilter::try_from_env("COFFER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let mut config = match &serve.config {
+        Some(path) => Config::load(path).map_err(Failure::other)?,
+        None => Config::default(),
+    };
+    if let Some(listen) = serve.listen {
+        config.listen = listen;
+    }
+    fs_err::create_dir_all(&serve.data)?;
+    let data = fs_err::canonicalize(&serve.data)?;
+    let catalogue = engine::catalogue(config.catalogue.as_deref())?;
+    let setup = Setup {
+        versions: seeds(&catalogue, &data)?,
+        provider: Arc::new(Local::new(data.join("instances"), std::env::current_exe()?)),
+        clock: Clock::system(),
+        config,
+        data: data.clone(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        // Before anything is served: who ends it at once ends it properly.
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let server = Server::start(setup).await.map_err(Failure::other)?;
+        let (url, clouds) = (format!("http://{}", server.address()), data.join("clouds.yaml"));
+        print(format, &json!({"url": url, "clouds": clouds}), || {
+            format!("coffer serves at {url}; credentials are in {}\n", clouds.display())
+        })?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        server.stop().await;
+        Ok(())
+    })
+}
+
+/// The catalogue as the server keeps it. A release that is a series has the number of the image that is here, if one is.
+fn seeds(catalogue: &Catalogue, data: &Path) -> Result<Vec<CatalogueSeed>, Failure> {
+    let images = Store::open(&data.join("engines")).map_err(engine::failure)?;
+    catalogue.releases.iter().map(|release| seed(release, &images)).collect()
+}
+
+fn seed(release: &Release, images: &Store) -> Result<CatalogueSeed, Failure> {
+    let image = images.find(&release.datastore, &release.version).map_err(engine::failure)?;
+    let number = image.map_or_else(|| release.version.clone(), |image| image.number);
+    Ok(CatalogueSeed {
+        datastore: release.datastore.parse().map_err(Failure::other)?,
+        name: release.version.clone(),
+        number: number.parse::<Number>().map_err(Failure::other)?,
+        image: None,
+        active: release.active,
+        default: release.default,
+        sources: serde_json::to_value(release).map_err(Failure::other)?,
+    })
 }

@@ -18,7 +18,7 @@ const BATCH: usize = 500;
 const KINDS: [&str; 6] = ["string", "list", "set", "zset", "hash", "stream"];
 
 /// Writes `count` keys of all kinds. Every seventh key expires, a day or more from now.
-pub fn load(connection: &mut Connection, count: usize) -> io::Result<()> {
+pub(crate) fn load(connection: &mut Connection, count: usize) -> io::Result<()> {
     let keys: Vec<_> = (0..count).collect();
     for batch in keys.chunks(BATCH) {
         let commands: Vec<_> = batch.iter().flat_map(|n| commands(*n)).collect();
@@ -66,7 +66,7 @@ fn commands(n: usize) -> Vec<Vec<String>> {
 
 /// What was found in an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// How many keys of each kind.
     pub kinds: BTreeMap<String, usize>,
     /// How many of them expire.
@@ -77,7 +77,7 @@ pub struct Summary {
 
 impl Summary {
     /// How many keys there are.
-    pub fn keys(&self) -> usize {
+    pub(crate) fn keys(&self) -> usize {
         self.kinds.values().sum()
     }
 }
@@ -90,7 +90,7 @@ impl fmt::Display for Summary {
 }
 
 /// Reads every key of the current database with its value and its expiry.
-pub fn summarize(connection: &mut Connection) -> io::Result<Summary> {
+pub(crate) fn summarize(connection: &mut Connection) -> io::Result<Summary> {
     let mut keys = scan(connection)?;
     keys.sort();
     let mut summary = Summary { kinds: BTreeMap::new(), expiring: 0, digest: String::new() };

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What an engine answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// Also `+OK` and the like.
     Text(Vec<u8>),
     Number(i64),
@@ -22,7 +22,7 @@ pub enum Reply {
 
 impl Reply {
     /// The text of it, if it is one.
-    pub fn text(&self) -> Option<&[u8]> {
+    pub(crate) fn text(&self) -> Option<&[u8]> {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
@@ -30,7 +30,7 @@ impl Reply {
     }
 
     /// The items of it; none if it is no list.
-    pub fn items(self) -> Vec<Reply> {
+    pub(crate) fn items(self) -> Vec<Reply> {
         match self {
             Self::List(items) => items,
             _ => Vec::new(),
@@ -39,14 +39,14 @@ impl Reply {
 }
 
 /// A connection to an engine.
-pub struct Connection {
+pub(crate) struct Connection {
     reader: BufReader<TcpStream>,
     writer: BufWriter<TcpStream>,
 }
 
 impl Connection {
     /// Connects, and authenticates as the default user where there is a password.
-    pub fn open(address: SocketAddr, password: Option<&str>) -> io::Result<Self> {
+    pub(crate) fn open(address: SocketAddr, password: Option<&str>) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -59,7 +59,7 @@ impl Connection {
     }
 
     /// One command, one answer. An error of the engine's is an error.
-    pub fn ask(&mut self, command: &[&str]) -> io::Result<Reply> {
+    pub(crate) fn ask(&mut self, command: &[&str]) -> io::Result<Reply> {
         let mut replies = self.pipeline(std::iter::once(command))?;
         match replies.pop() {
             Some(Reply::Error(error)) => Err(io::Error::other(error)),
@@ -69,7 +69,7 @@ impl Connection {
     }
 
     /// Many commands at once, and their answers in order; errors of the engine's are among the answers.
-    pub fn pipeline<C, A>(&mut self, commands: impl IntoIterator<Item = C>) -> io::Result<Vec<Reply>>
+    pub(crate) fn pipeline<C, A>(&mut self, commands: impl IntoIterator<Item = C>) -> io::Result<Vec<Reply>>
     where
         C: AsRef<[A]>,
         A: AsRef<[u8]>,

@@ -1,0 +1,214 @@
+//! Measures Coffer on this machine, in one run: what clients feel of an upgrade, what requests cost, how fast it starts and
+//! how much memory it takes, beside what there is to compare with. `./bench` builds and runs it.
+//!
+//! Everything is measured from outside, of the release binary, as users have it: processes, HTTP, Redis connections and
+//! `/proc`. Only the ten thousand instances of the lists are written straight into the store, because they are rows
+//! and nothing else.
+//!
+//! One thing after another, so that no measurement disturbs another. The clients run on the same processors as what they
+//! measure.
+
+mod bare;
+mod control;
+mod estate;
+mod gap;
+mod http;
+mod load;
+mod probe;
+mod process;
+mod report;
+mod requests;
+#[allow(dead_code, reason = "it serves the tests as well")]
+#[path = "../../tests/support/resp.rs"]
+mod resp;
+mod server;
+mod upgrades;
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum};
+use coffer_image::{Catalogue, Progress};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::bare::Engine;
+use crate::gap::Engines;
+
+/// Measure Coffer on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    /// Print a table for people or JSON for programs.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+    /// Fewer repetitions, and no data set of a gigabyte: under two minutes instead of under eight.
+    #[arg(long)]
+    quick: bool,
+    /// How much data the upgraded instances hold, in megabytes [default: 0,100,1000; with --quick 0,100].
+    #[arg(long, value_delimiter = ',', value_name = "MB,MB...")]
+    sizes: Option<Vec<usize>>,
+    /// How many instances there are where a list is one of many.
+    #[arg(long, default_value_t = 10_000, value_name = "COUNT")]
+    instances: u32,
+    /// Measure this part only. May be given more than once.
+    #[arg(long, value_enum, value_name = "PART")]
+    only: Vec<Part>,
+    /// The store of engine images; what is missing is fetched into it.
+    #[arg(long, env = "COFFER_TEST_STORE", default_value = ".cache/engines", value_name = "DIR")]
+    store: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The start of the server, its requests and its memory.
+    Control,
+    /// Upgrades, and the agent's memory.
+    Upgrades,
+}
+
+/// Where and with what everything is measured.
+struct Bench {
+    /// The release binary.
+    program: PathBuf,
+    /// The store of engine images.
+    store: PathBuf,
+    engines: Engines,
+    /// For everything that is written; removed at the end.
+    dir: PathBuf,
+    quick: bool,
+    instances: u32,
+    began: Instant,
+}
+
+impl Bench {
+    /// Says what is measured next.
+    fn say(&self, what: &str) {
+        let _ = writeln!(io::stderr(), "[{:>5.1} s] {what}", self.began.elapsed().as_secs_f64());
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let load_before = load_average();
+    let dir = scratch_directory()?;
+    end_on_signals(dir.path().to_owned())?;
+    let outcome = run(&arguments, dir.path());
+    // After a run that went well this finds nothing.
+    process::end_all_of(dir.path());
+    dir.close()?;
+    let (mut machine, rows) = outcome?;
+    machine["load_average_before"] = json!(load_before);
+    machine["load_average_after"] = json!(load_average());
+    match arguments.output {
+        Format::Table => report::print_table(&machine, &rows, &mut io::stdout())?,
+        Format::Json => report::print_json(&machine, &rows, &mut io::stdout())?,
+    }
+    Ok(())
+}
+
+fn run(arguments: &Arguments, dir: &Path) -> Result<(Value, Vec<report::Row>)> {
+    let began = Instant::now();
+    fs_err::create_dir_all(&arguments.store)?;
+    let store = fs_err::canonicalize(&arguments.store)?;
+    let engines = fetch_engines(&store)?;
+    let bench = Bench {
+        program: program()?,
+        store,
+        engines,
+        dir: dir.to_owned(),
+        quick: arguments.quick,
+        instances: arguments.instances,
+        began,
+    };
+    let usual = if arguments.quick { vec![0, 100] } else { vec![0, 100, 1000] };
+    let sizes = arguments.sizes.clone().unwrap_or(usual);
+    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let mut rows = Vec::new();
+    if wanted(Part::Control) {
+        rows.extend(control::measure(&bench)?);
+    }
+    if wanted(Part::Upgrades) {
+        rows.extend(upgrades::measure(&bench, &sizes)?);
+    }
+    let machine = json!({
+        "processors": std::thread::available_parallelism()?.get(),
+        "kernel": fs_err::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+        "engines": format!("redis {} to {}", bench.engines.old.number, bench.engines.new.number),
+        "seconds": began.elapsed().as_secs(),
+    });
+    Ok((machine, rows))
+}
+
+/// The binary that was built together with this program.
+fn program() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let target = own.parent().and_then(Path::parent).context("this program lies in no target directory")?;
+    let program = target.join("coffer");
+    anyhow::ensure!(program.exists(), "{} is not built; hint: run ./bench", program.display());
+    Ok(program)
+}
+
+/// On a disk, because engines write to it what they are asked to keep; with a short name, because sockets lie in it.
+fn scratch_directory() -> Result<TempDir> {
+    let parent = std::env::var_os("TMPDIR").map_or(PathBuf::from("/var/tmp"), PathBuf::from);
+    // Engines run as users of their own and have to get through.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    let dir = tempfile::Builder::new().prefix("coffer-bench-").permissions(mode).tempdir_in(parent)?;
+    Ok(dir)
+}
+
+/// Leaves nothing running when somebody breaks the benchmark off.
+fn end_on_signals(dir: PathBuf) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            process::end_all_of(&dir);
+            let _ = fs_err::remove_dir_all(&dir);
+            std::process::exit(130);
+        });
+    });
+    Ok(())
+}
+
+fn fetch_engines(directory: &Path) -> Result<Engines> {
+    let (old_version, new_version) = ("7.0.15", "8.0");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (catalogue, store) = (Catalogue::built_in()?, coffer_image::Store::open(directory)?);
+        let fetch = async |version: &str| -> Result<Engine> {
+            let release = catalogue.find("redis", version).with_context(|| format!("no redis {version}"))?;
+            let tell = |progress: Progress| {
+                if let Progress::Trying { source } = progress {
+                    let _ = writeln!(io::stderr(), "fetching redis from {source}");
+                }
+            };
+            let image = store.fetch(release, &(Arc::new(tell) as coffer_image::Observer)).await?;
+            let root = store.ensure_root(&image.digest).await?;
+            Ok(Engine { root, binary: image.binary, number: image.number })
+        };
+        Ok(Engines { old: fetch(old_version).await?, old_version, new: fetch(new_version).await?, new_version })
+    })
+}
+
+fn load_average() -> String {
+    let text = fs_err::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,37 @@
+//! `coffer agent`: the process beside one instance. The provider starts it; nobody else should, so no help tells of it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+/// What the provider says to an agent.
+#[derive(Parser)]
+#[command(name = "coffer agent", bin_name = "coffer agent")]
+struct Agent {
+    /// The volume of the instance, with the agent's identity in it.
+    #[arg(long)]
+    volume: PathBuf,
+    /// The control plane's socket. It stands in the identity too; here it is for who looks at the list of processes.
+    #[arg(long)]
+    server: Option<PathBuf>,
+}
+
+/// Runs the agent until it is told to end.
+pub(crate) fn main() -> ExitCode {
+    let Agent { volume, server: _ } = Agent::parse_from(std::env::args_os().skip(1));
+    // Its standard error is its log file, which nobody colours.
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("info"))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    match coffer_agent::run(&volume) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What the tests of the whole program share.
+
+pub(crate) mod dataset;
+pub(crate) mod resp;
