@@ -275,7 +275,6 @@ fn a_cancel_at_any_moment_undoes_everything_or_is_refused_and_changes_nothing() 
             if layer == Layer::Section && !story.plan.steps.iter().any(|s| moves::section_of(s).is_some()) {
                 continue;
             }
-            // The journal's first write is the plan's own.
             for turn in 1.. {
                 let cancel = Some((layer, turn));
                 let world = tally.check(&story, Schedule { faults: Vec::new(), cancel });

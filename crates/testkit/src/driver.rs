@@ -72,7 +72,7 @@ pub trait Performer<S> {
     fn undo(&mut self, at: usize, step: &S) -> Ended;
 
     /// Why a person wants it undone, if one does right before this turn.
-    fn cancelled(&mut self, turn: usize) -> Option<Cause>;
+    fn cancelled(&mut self) -> Option<Cause>;
 
     /// What became of the cancel.
     fn answer_cancel(&mut self, accepted: bool);
@@ -100,7 +100,7 @@ where
     let plan = journal.plan();
     for _ in 0..turns {
         let phase = journal.phase();
-        if let Some(cause) = performer.cancelled(journal.writes) {
+        if let Some(cause) = performer.cancelled() {
             let cancelled = operation::apply(&plan, &phase, Event::Cancel(cause));
             performer.answer_cancel(cancelled.is_ok());
             if let Ok(phase) = cancelled {

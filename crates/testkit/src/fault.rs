@@ -63,7 +63,7 @@ pub struct Fault {
 #[derive(Clone, Debug, Default)]
 pub struct Schedule {
     pub faults: Vec<Fault>,
-    /// Before which turn of whose loop the cancel arrives.
+    /// Before which turn of whose loop the cancel arrives. A turn that a crash ended is a turn too.
     pub cancel: Option<(Layer, usize)>,
 }
 
@@ -72,6 +72,17 @@ impl Schedule {
     pub fn strike(&mut self, site: Site) -> Option<Fault> {
         let i = self.faults.iter().position(|f| f.site == site)?;
         if self.faults[i].kind == Kind::FailForGood { Some(self.faults[i]) } else { Some(self.faults.remove(i)) }
+    }
+
+    /// Whether the cancel arrives before this turn. Asked once per turn.
+    pub fn cancels(&mut self, layer: Layer) -> bool {
+        let Some((_, turns)) = self.cancel.as_mut().filter(|(of, _)| *of == layer) else { return false };
+        *turns -= 1;
+        if *turns > 0 {
+            return false;
+        }
+        self.cancel = None;
+        true
     }
 
     /// A person has mended whatever kept failing.

@@ -272,12 +272,8 @@ impl FakeWorld {
         }
     }
 
-    fn cancelled(&mut self, layer: Layer, turn: usize) -> Option<Cause> {
-        let due = self.schedule.cancel.is_some_and(|(l, t)| l == layer && turn >= t);
-        if due {
-            self.schedule.cancel = None;
-        }
-        due.then(|| Cause::new("cancelled", ""))
+    fn cancelled(&mut self, layer: Layer) -> Option<Cause> {
+        self.schedule.cancels(layer).then(|| Cause::new("cancelled", ""))
     }
 }
 
@@ -300,8 +296,8 @@ impl Performer<Step> for FakeWorld {
         self.make_all(Site { layer: Layer::Plan, at, way: Way::Undo }, &moves::of_step_undo(step))
     }
 
-    fn cancelled(&mut self, turn: usize) -> Option<Cause> {
-        self.cancelled(Layer::Plan, turn)
+    fn cancelled(&mut self) -> Option<Cause> {
+        self.cancelled(Layer::Plan)
     }
 
     fn answer_cancel(&mut self, accepted: bool) {
@@ -326,8 +322,8 @@ impl Performer<SectionStep> for Agent<'_> {
         self.world.make_all(site, &moves::of_section_undo(self.section, *step))
     }
 
-    fn cancelled(&mut self, turn: usize) -> Option<Cause> {
-        self.world.cancelled(Layer::Section, turn)
+    fn cancelled(&mut self) -> Option<Cause> {
+        self.world.cancelled(Layer::Section)
     }
 
     fn answer_cancel(&mut self, accepted: bool) {
