@@ -12,6 +12,9 @@ pub enum Error {
     /// The engine could not be reached, or hung up.
     #[error("the engine cannot be reached over {}: {reason}", socket.display())]
     Unreachable { socket: PathBuf, reason: String },
+    /// The engine is there and loads its data.
+    #[error("the engine is still loading its data")]
+    Loading,
     /// The engine answered with an error.
     #[error("the engine refused {command}: {reason}")]
     Refused { command: &'static str, reason: String },
@@ -21,9 +24,15 @@ pub enum Error {
     /// The engine said something that is not understood.
     #[error("the engine's answer to {command} is not understood")]
     Misunderstood { command: &'static str },
+    /// The engine does not keep what it acknowledges in an append-only file, so a stop would lose it.
+    #[error("the engine cannot be stopped without a loss: {reason}; hint: mend that, then ask again")]
+    Unsafe { reason: String },
     /// The engine ended, and these are the last lines of its log.
     #[error("{what} ended with {exit}; its last words: {log}")]
     Ended { what: String, exit: String, log: String },
+    /// The target started, and is not what it should be.
+    #[error("{what} started, but: {found}")]
+    Wrong { what: String, found: String },
     /// The engine could not be started.
     #[error(transparent)]
     Start(#[from] crate::sandbox::Error),

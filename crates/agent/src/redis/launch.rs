@@ -1,12 +1,26 @@
 //! From a spec to files and a launch.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
-use coffer_core::datastore::Number;
+use coffer_core::datastore::{Datastore, Number};
+use coffer_core::engine::redis::acl::{self, User as AclUser};
+use coffer_core::engine::redis::config::{ACL_FILE, CONFIG_FILE, Config};
 use coffer_core::spec::EngineSpec;
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 
+use super::client::pauses_writes;
+use super::disk::{self, OnDisk};
 use super::{Error, Paths, Secrets};
-use crate::sandbox::{Launch, User};
+use crate::sandbox::{Bind, Launch, User};
+
+/// Files that an engine opens beside one per client.
+const FILES_BESIDE_CLIENTS: u64 = 256;
+/// The number of clients where nobody says anything.
+const CLIENTS: u64 = 10_000;
 
 /// Whether clients can reach the engine that is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +38,121 @@ pub fn opens_in_place(number: Number) -> bool {
 }
 
 /// Writes `redis.conf`, and the ACL file from 6.0 on, whole or not at all, mode 0600, owned by `user`. Users that are
-/// there already stay as they are; what the version needs of them is added.
-pub fn write_config(_spec: &EngineSpec, _paths: &Paths, _secrets: &Secrets, _user: User) -> Result<(), Error> {
-    todo!()
+/// there already stay as they are; what the version needs of them is added. The directories are made where they lack.
+pub fn write_config(spec: &EngineSpec, paths: &Paths, secrets: &Secrets, user: User) -> Result<(), Error> {
+    for dir in [&paths.data, &paths.conf, &paths.run] {
+        ensure_dir(dir, user)?;
+    }
+    let has_users = acl::has_users(spec.datastore(), spec.number);
+    let password = (!has_users).then(|| secrets.tenant.expose_secret());
+    let text = Config::of(spec, password).render();
+    replace(&inside(&paths.conf, CONFIG_FILE), text.as_bytes(), user)?;
+    if has_users {
+        let file = inside(&paths.conf, ACL_FILE);
+        let users = match fs_err::read_to_string(&file) {
+            Ok(text) => Some(text),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e.into()),
+        };
+        let (tenant, agent) = (hash(&secrets.tenant), hash(&secrets.agent));
+        let users = acl::ensure(users.as_deref(), spec.datastore(), spec.number, &tenant, &agent);
+        let text: String = users.iter().map(AclUser::render).map(|line| line + "\n").collect();
+        replace(&file, text.as_bytes(), user)?;
+    }
+    Ok(())
 }
 
-/// What starts this engine. Needs the files of [`write_config`]. The control group is left to the caller.
-pub fn launch(_spec: &EngineSpec, _root: &Path, _paths: &Paths, _user: User, _exposure: Exposure) -> Result<Launch, Error> {
-    todo!()
+/// What starts this engine on what is on disk. Needs the files of [`write_config`]. Log and lock are in `paths.agent`; the
+/// control group is left to the caller.
+pub fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, exposure: Exposure) -> Result<Launch, Error> {
+    let mut argv = vec![program(spec.datastore(), root), CONFIG_FILE.to_owned()];
+    let mut with = |name: &str, value: &str| argv.extend([format!("--{name}"), value.to_owned()]);
+    match disk::to_load(&paths.data, opens_in_place(spec.number)) {
+        OnDisk::AppendOnly => with("appendonly", "yes"),
+        OnDisk::Snapshot => with("appendonly", "no"),
+        OnDisk::Nothing => {}
+    }
+    if exposure == Exposure::Closed {
+        for (name, value) in [("port", "0"), ("save", ""), ("auto-aof-rewrite-percentage", "0"), ("maxmemory", "0")] {
+            with(name, value);
+        }
+        if !pauses_writes(spec) {
+            with("hz", QUICK_HZ);
+        }
+    }
+    let clients = spec.settings.get("maxclients").and_then(|v| v.parse().ok()).unwrap_or(CLIENTS);
+    let bind =
+        |source: &Path, target: &str| Bind { source: source.to_owned(), target: target.into(), read_only: false };
+    Ok(Launch {
+        root: root.to_owned(),
+        argv,
+        env: BTreeMap::new(),
+        binds: vec![bind(&paths.data, "/data"), bind(&paths.conf, "/conf"), bind(&paths.run, "/run")],
+        user,
+        open_files: clients + FILES_BESIDE_CLIENTS,
+        cgroup: None,
+        log: paths.agent.join("engine.log"),
+        lock: paths.agent.join("engine.lock"),
+        cwd: "/data".into(),
+    })
+}
+
+/// The most often that an engine looks whether it was told to end: it then ends within two milliseconds instead of a
+/// hundred. For engines that have to be told by a signal.
+pub(super) const QUICK_HZ: &str = "500";
+
+/// Images carry the server in one of these places.
+fn program(datastore: Datastore, root: &Path) -> String {
+    let name = format!("{datastore}-server");
+    let places = ["/usr/bin", "/usr/local/bin", "/bin"].map(|dir| format!("{dir}/{name}"));
+    let found = places.iter().find(|path| root.join(path.trim_start_matches('/')).exists());
+    found.unwrap_or(&places[0]).clone()
+}
+
+/// Where a file of the sandbox is on the host, given what its directory is there.
+fn inside(dir: &Path, path: &str) -> PathBuf {
+    dir.join(path.rsplit('/').next().unwrap_or(path))
+}
+
+fn hash(password: &SecretString) -> String {
+    let hash = Sha256::digest(password.expose_secret());
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn ensure_dir(dir: &Path, user: User) -> Result<(), Error> {
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+        _ => {}
+    }
+    if let Some((uid, gid)) = owner(user) {
+        rustix::fs::chown(dir, Some(uid), Some(gid)).map_err(std::io::Error::from)?;
+    }
+    Ok(())
+}
+
+/// Whose the engine's files are. Only root can give files away; an ordinary user's engine is that user.
+fn owner(user: User) -> Option<(rustix::fs::Uid, rustix::fs::Gid)> {
+    match user {
+        User::Fixed { uid, gid } if rustix::process::geteuid().is_root() => {
+            Some((rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid)))
+        }
+        User::Fixed { .. } | User::Own => None,
+    }
+}
+
+fn replace(path: &Path, content: &[u8], user: User) -> Result<(), Error> {
+    let new = path.with_extension("new");
+    disk::ensure_absent(&new)?;
+    let mut file = fs_err::OpenOptions::new();
+    file.write(true).create_new(true);
+    file.options_mut().mode(0o600);
+    let mut file = file.open(&new)?;
+    file.write_all(content)?;
+    file.sync_data()?;
+    // Through the open file: its name lies in a directory of the engine's.
+    if let Some((uid, gid)) = owner(user) {
+        rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(std::io::Error::from)?;
+    }
+    fs_err::rename(&new, path)?;
+    Ok(())
 }

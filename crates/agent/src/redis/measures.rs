@@ -1,27 +1,142 @@
 //! Measures that make a stop short and lossless, and their end.
+//!
+//! The vehicle is an append-only file: it has everything the moment it is acknowledged, its end is written in no time, and
+//! it is loaded faster than anything when it was written anew just before. An engine that has one anyway is asked to write
+//! it anew; any other is told at run time to have one for a while, which changes nothing for its clients.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use coffer_core::engine::redis::config::Persistence;
 use coffer_core::spec::EngineSpec;
+use tokio::time::{Instant, sleep};
 
-use super::{Client, Error, Paths, Temporary};
+use super::{Client, Error, Paths, Temporary, disk, survey};
+
+/// How long the engine may write its data anew. Disks that write 30 MB/s do 100 GB in that time.
+const WRITER_LIMIT: Duration = Duration::from_secs(3600);
+const PAUSE: Duration = Duration::from_millis(10);
+const LONG_PAUSE: Duration = Duration::from_millis(100);
 
 impl Client {
     /// What [`Client::prepare`] will change, and which keys are compared. Changes nothing. Takes a while: it looks at
-    /// every key, some at a time.
+    /// up to a million keys, some at a time.
     pub async fn plan_measures(&self) -> Result<Temporary, Error> {
-        todo!()
+        Ok(Temporary { found: Some(self.persistence().await?), sample: survey::choose_sample(self).await? })
+    }
+
+    /// How the engine keeps its data now.
+    pub async fn persistence(&self) -> Result<Persistence, Error> {
+        let config = self.config("*").await?;
+        let value = |name: &str| config.get(name).cloned().unwrap_or_default();
+        Ok(Persistence {
+            appendonly: value("appendonly") == "yes",
+            save: value("save"),
+            auto_aof_rewrite_percentage: value("auto-aof-rewrite-percentage"),
+            hz: value("hz"),
+        })
     }
 
     /// Everything acknowledged is in an append-only file from now on, which is as short as it can be; nothing else is
     /// written by itself. Can be called again.
     pub async fn prepare(&self, _spec: &EngineSpec, _temporary: &Temporary) -> Result<(), Error> {
-        todo!()
+        self.set("save", "").await?;
+        self.set("auto-aof-rewrite-percentage", "0").await?;
+        self.until_written().await?;
+        if self.persistence().await?.appendonly {
+            self.ask::<String>("BGREWRITEAOF", &redis::cmd("BGREWRITEAOF")).await?;
+        } else {
+            self.set("appendonly", "yes").await?;
+        }
+        self.until_written().await?;
+        if let Some(reason) = unsafe_to_stop(&self.info("persistence").await?) {
+            return Err(Error::Unsafe { reason });
+        }
+        self.save_users().await
     }
 
     /// Ends the measures: the engine keeps its data as `want` says ([`Persistence::configured`] after an upgrade, what
     /// was found after an undo). A snapshot is taken first where the append-only file was only a vehicle. Can be called
     /// again, and after the death of agent or engine.
-    pub async fn settle(&self, _want: &Persistence, _paths: &Paths) -> Result<(), Error> {
-        todo!()
+    pub async fn settle(&self, want: &Persistence, paths: &Paths) -> Result<(), Error> {
+        // No snapshot but ours until the append-only file is gone: as long as it is there it is what is loaded.
+        self.set("save", "").await?;
+        self.until_written().await?;
+        let now = self.persistence().await?;
+        if want.appendonly && !now.appendonly {
+            self.set("appendonly", "yes").await?;
+            self.until_written().await?;
+            if let Some(reason) = unsafe_to_stop(&self.info("persistence").await?) {
+                return Err(Error::Unsafe { reason });
+            }
+        }
+        if !want.appendonly {
+            if now.appendonly && !want.save.is_empty() {
+                self.snapshot().await?;
+            }
+            self.set("appendonly", "no").await?;
+            disk::forget_append_only(&paths.data)?;
+        }
+        if !want.hz.is_empty() {
+            self.set("hz", &want.hz).await?;
+        }
+        self.set("auto-aof-rewrite-percentage", &want.auto_aof_rewrite_percentage).await?;
+        self.set("save", &want.save).await
     }
+
+    async fn snapshot(&self) -> Result<(), Error> {
+        self.ask::<String>("BGSAVE", &redis::cmd("BGSAVE")).await?;
+        let info = self.until_written().await?;
+        match info.get("rdb_last_bgsave_status").map(String::as_str) {
+            Some("ok") => Ok(()),
+            _ => Err(Error::Refused { command: "BGSAVE", reason: "it failed; see the engine's log".to_owned() }),
+        }
+    }
+
+    /// Waits until no writer of the engine's runs.
+    async fn until_written(&self) -> Result<BTreeMap<String, String>, Error> {
+        let began = Instant::now();
+        loop {
+            let info = self.info("persistence").await?;
+            let is_set = |name: &str| info.get(name).is_some_and(|v| v != "0");
+            let writing = ["rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled"];
+            if !writing.into_iter().any(is_set) {
+                return Ok(info);
+            }
+            if began.elapsed() > WRITER_LIMIT {
+                return Err(Error::Late { what: "write its data", within: WRITER_LIMIT, detail: String::new() });
+            }
+            sleep(if began.elapsed() < Duration::from_secs(1) { PAUSE } else { LONG_PAUSE }).await;
+        }
+    }
+
+    /// Users made at run time are in the ACL file. Written only where they are not, because it costs a flush.
+    pub(super) async fn save_users(&self) -> Result<(), Error> {
+        if !self.has_users {
+            return Ok(());
+        }
+        let users: Vec<String> = self.ask("ACL LIST", redis::cmd("ACL").arg("LIST")).await?;
+        let file = fs_err::read_to_string(self.paths.conf.join("users.acl"))?;
+        if file.lines().ne(users.iter().map(String::as_str)) {
+            self.ask::<String>("ACL SAVE", redis::cmd("ACL").arg("SAVE")).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Why what was acknowledged would not all be on disk after a stop, from `INFO persistence`.
+pub(super) fn unsafe_to_stop(info: &BTreeMap<String, String>) -> Option<String> {
+    let value = |name: &str| info.get(name).map_or("", String::as_str);
+    if value("aof_enabled") != "1" {
+        return Some("it has no append-only file".to_owned());
+    }
+    if value("aof_rewrite_in_progress") != "0" || value("aof_rewrite_scheduled") != "0" {
+        return Some("it is writing its append-only file anew".to_owned());
+    }
+    for (name, what) in [("aof_last_write_status", "last write to"), ("aof_last_bgrewrite_status", "last rewrite of")] {
+        if value(name) != "ok" {
+            return Some(format!("the {what} its append-only file failed"));
+        }
+    }
+    None
 }

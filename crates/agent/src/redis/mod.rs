@@ -21,12 +21,16 @@
 //! may be killed at any moment of an upgrade and is started again with all it had acknowledged.
 
 mod client;
+mod disk;
 mod error;
+mod facts;
+mod fingerprint;
 mod launch;
 mod measures;
 mod preimage;
 mod probe;
 mod section;
+mod survey;
 mod trial;
 
 use std::path::{Path, PathBuf};

@@ -1,31 +1,38 @@
 //! The pre-image: data and configuration as they were before the new version touched them.
 //!
-//! How a file is kept depends on how engines treat it:
-//! - one that is only ever replaced as a whole (a snapshot, the base of a multi-part append-only file) gets a second
-//!   name: a hard link costs nothing, and no engine writes into it;
-//! - one that grows (an append-only file) is cloned where the file system can share blocks, else copied ahead while the
-//!   old engine serves, so that only what was appended since is copied after the stop;
-//! - the rest is small and copied after the stop.
+//! What is large is dealt with while the old engine serves, so that in the gap only what was written since is copied:
 //!
-//! A pre-image is restored only when it is complete, which its manifest says, written last.
+//! | file | how | why that is safe |
+//! |---|---|---|
+//! | snapshot, base of an append-only file | another name for it (hard link) | engines only replace them |
+//! | rest of an append-only file | copied ahead, by the file system where it can (reflink), then its tail | it only grows |
+//! | configuration, users, manifest | copied | small |
+//!
+//! The last act is a list of the files with their sizes; without it there is no pre-image.
 
-use std::collections::BTreeMap;
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use coffer_core::id::OperationId;
+use rustix::fs::{CWD, Gid, OFlags, RenameFlags, Uid, renameat_with};
 use serde::{Deserialize, Serialize};
 
+use super::disk::{self, File, Kind, ensure_absent};
 use super::{Error, Paths};
+
+/// What a plain copy does a second, for estimates: what a slow disk does.
+const BYTES_A_SECOND: u64 = 200_000_000;
+const LIST: &str = "preimage.json";
 
 /// What taking a pre-image would mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Estimate {
     /// How, in a sentence.
     pub method: String,
+    /// Of all that is kept, whether it takes room or not.
     pub bytes: u64,
-    /// How long it takes while no client can write.
+    /// Most of it while the engine serves.
     pub millis: u64,
 }
 
@@ -36,40 +43,18 @@ pub struct PreImage {
     paths: Paths,
 }
 
-/// How a file is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
-    /// A second name.
-    Link,
-    /// A clone, or a copy taken ahead with its tail added.
-    Ahead,
-    /// A copy.
-    Copy,
+/// What is in a complete pre-image.
+#[derive(Serialize, Deserialize)]
+struct List {
+    files: Vec<Kept>,
 }
 
-/// One file, by its path below the volume, such as `data/dump.rdb`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Kept {
-    len: u64,
-    mode: u32,
-    uid: u32,
-    gid: u32,
+    /// From the pre-image's directory on: `data/...` or `conf/...`.
+    path: PathBuf,
+    size: u64,
 }
-
-/// What a complete pre-image holds.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Manifest {
-    files: BTreeMap<PathBuf, Kept>,
-}
-
-/// Which file a copy that was taken ahead is of. Another inode is another file under the same name.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Ahead {
-    inodes: BTreeMap<PathBuf, u64>,
-}
-
-const MANIFEST: &str = "manifest.json";
-const AHEAD: &str = "ahead.json";
 
 impl PreImage {
     /// The pre-image of this operation, whether it is there or not.
@@ -79,241 +64,215 @@ impl PreImage {
 
     /// What it would mean to take it now.
     pub fn estimate(paths: &Paths) -> Result<Estimate, Error> {
-        let files = sources(paths)?;
-        let bytes = files.values().map(|(_, m)| m.len()).sum();
-        // Links and the last appended bytes: one file takes about as long as another.
-        let millis = 2 + files.len() as u64;
-        let method = "hard links of files that are only ever replaced (snapshot, base of the append-only file); files that \
-                      grow are copied ahead while the engine serves, with only the tail left for after the stop"
-            .to_owned();
-        Ok(Estimate { method, bytes, millis })
+        let files = disk::files(&paths.data)?;
+        let copied: u64 = files.iter().filter(|f| f.kind != Kind::Replaced).map(|f| f.size).sum();
+        Ok(Estimate {
+            method:
+                "hard links for files that are only replaced; append-only files are copied while the engine serves, \
+                     and what was written since after it has stopped"
+                    .to_owned(),
+            bytes: files.iter().map(|f| f.size).sum(),
+            millis: copied * 1000 / BYTES_A_SECOND,
+        })
     }
 
-    /// Copies what is large while the engine serves. Can be called again. Blocks.
+    /// Deals with what is large while the engine serves. Can be called again. Blocks.
     pub fn copy_ahead(&self) -> Result<(), Error> {
-        let mut ahead = Ahead::default();
-        for (name, (method, metadata)) in sources(&self.paths)? {
-            if method != Method::Ahead {
-                continue;
-            }
-            let source = self.source(&name);
-            let target = self.target(&name)?;
-            match fs_err::remove_file(&target) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-                _ => {}
-            }
-            clone_or_append(&source, &target, metadata.len())?;
-            ahead.inodes.insert(name, metadata.ino());
+        if self.is_complete() {
+            return Ok(());
         }
-        write(&self.dir.join(AHEAD), &ahead)
+        self.ensure_dirs()?;
+        for file in disk::files(&self.paths.data)?.iter().filter(|f| f.kind != Kind::Other) {
+            match self.keep(&self.paths.data, "data", file) {
+                // The engine has replaced it; the one that took its place is kept later.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
-    /// Completes it. The engine must have ended. Can be called again. Returns its size in bytes. Blocks.
+    /// Completes it. The engine must have ended. Can be called again. Returns the size of all that is in it in bytes.
+    /// Blocks.
     pub fn complete(&self) -> Result<u64, Error> {
-        if let Some(manifest) = self.manifest()? {
-            return Ok(manifest.files.values().map(|kept| kept.len).sum());
+        if let Some(list) = self.list()? {
+            return Ok(list.files.iter().map(|f| f.size).sum());
         }
-        let ahead: Ahead = read(&self.dir.join(AHEAD))?.unwrap_or_default();
-        let mut manifest = Manifest::default();
-        for (name, (method, metadata)) in sources(&self.paths)? {
-            let source = self.source(&name);
-            let target = self.target(&name)?;
-            let same = ahead.inodes.get(&name) == Some(&metadata.ino())
-                && fs_err::metadata(&target).is_ok_and(|copy| copy.len() <= metadata.len());
-            if !(method == Method::Ahead && same) {
-                match fs_err::remove_file(&target) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-                    _ => {}
+        self.ensure_dirs()?;
+        let mut list = List { files: Vec::new() };
+        for (part, dir) in self.parts() {
+            let files = disk::files(dir)?;
+            // What was kept ahead and has gone since.
+            for kept in disk::files(&self.dir.join(part))? {
+                if !files.iter().any(|f| f.path == kept.path) {
+                    ensure_absent(&self.dir.join(part).join(&kept.path))?;
                 }
             }
-            match method {
-                Method::Link => fs_err::hard_link(&source, &target)?,
-                Method::Ahead | Method::Copy => clone_or_append(&source, &target, metadata.len())?,
+            for file in &files {
+                self.keep(dir, part, file)?;
+                list.files.push(Kept { path: Path::new(part).join(&file.path), size: file.size });
             }
-            let len = fs_err::metadata(&target)?.len();
-            if len != metadata.len() {
-                let problem = format!("has {len} of {} bytes of {}", metadata.len(), name.display());
-                return Err(Error::PreImage { path: self.dir.clone(), problem });
-            }
-            let (mode, uid, gid) = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
-            manifest.files.insert(name, Kept { len, mode, uid, gid });
         }
-        write(&self.dir.join(MANIFEST), &manifest)?;
-        Ok(manifest.files.values().map(|kept| kept.len).sum())
+        let bytes = list.files.iter().map(|f| f.size).sum();
+        let new = self.dir.join("preimage.new");
+        let file = fs_err::File::create(&new)?;
+        serde_json::to_writer(&file, &list).map_err(io::Error::from)?;
+        file.sync_data()?;
+        fs_err::rename(&new, self.dir.join(LIST))?;
+        fs_err::File::open(&self.dir)?.sync_all()?;
+        Ok(bytes)
     }
 
     /// Whether it is complete.
     pub fn is_complete(&self) -> bool {
-        self.dir.join(MANIFEST).exists()
+        self.dir.join(LIST).exists()
     }
 
-    /// Puts data and configuration back as they were. No engine may run. Can be called again. Blocks.
+    /// Puts data and configuration back as they were. No engine may run. Can be called again; without a complete
+    /// pre-image it does nothing, since nothing was started on the data then. Takes no room and no time: the files get
+    /// their old names back, and what the new engine made of them goes. Blocks.
     pub fn restore(&self) -> Result<(), Error> {
-        let Some(manifest) = self.manifest()? else {
-            return Err(Error::PreImage { path: self.dir.clone(), problem: "is not complete".to_owned() });
-        };
-        // Looked at as a whole before the first file of the data is replaced.
-        for (name, kept) in &manifest.files {
-            let len = fs_err::metadata(self.dir.join(name))?.len();
-            if len < kept.len {
-                let problem = format!("has {len} of {} bytes of {}", kept.len, name.display());
+        let Some(list) = self.list()? else { return Ok(()) };
+        for kept in &list.files {
+            let path = self.dir.join(&kept.path);
+            let size = fs_err::metadata(&path)?.len();
+            if size < kept.size {
+                let problem = format!("has {size} bytes of {} instead of {}", kept.path.display(), kept.size);
                 return Err(Error::PreImage { path: self.dir.clone(), problem });
             }
         }
-        for (name, kept) in &manifest.files {
-            self.put_back(name, kept)?;
-        }
-        for name in sources(&self.paths)?.into_keys().filter(|name| !manifest.files.contains_key(name)) {
-            fs_err::remove_file(self.source(&name))?;
+        for (part, dir) in self.parts() {
+            let back = self.dir.join(format!("{part}.back"));
+            ensure_absent(&back)?;
+            ensure_like(&back, dir)?;
+            for kept in list.files.iter().filter(|f| f.path.starts_with(part)) {
+                let path = kept.path.strip_prefix(part).unwrap_or(&kept.path);
+                if let Some(below) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+                    ensure_like(&back.join(below), dir)?;
+                }
+                fs_err::hard_link(self.dir.join(&kept.path), back.join(path))?;
+            }
+            // Both names change at once: there is no moment without data.
+            renameat_with(CWD, &back, CWD, dir, RenameFlags::EXCHANGE).map_err(io::Error::from)?;
+            ensure_absent(&back)?;
         }
         Ok(())
     }
 
-    /// Removes it. Can be called again.
+    /// Removes it. Can be called again. Blocks.
     pub fn discard(&self) -> Result<(), Error> {
-        match fs_err::remove_dir_all(&self.dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-            _ => Ok(()),
+        // The list first: half a pre-image must not look like one.
+        ensure_absent(&self.dir.join(LIST))?;
+        Ok(ensure_absent(&self.dir)?)
+    }
+
+    fn parts(&self) -> [(&'static str, &PathBuf); 2] {
+        [("data", &self.paths.data), ("conf", &self.paths.conf)]
+    }
+
+    fn list(&self) -> Result<Option<List>, Error> {
+        match fs_err::read(self.dir.join(LIST)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(io::Error::from)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 
-    fn put_back(&self, name: &Path, kept: &Kept) -> Result<(), Error> {
-        let (image, place) = (self.dir.join(name), self.source(name));
-        if let Some(parent) = place.parent()
-            && !parent.is_dir()
-        {
-            // Made by the engine, so it belongs to the engine.
-            fs_err::create_dir_all(parent)?;
-            fs_err::set_permissions(parent, std::fs::Permissions::from_mode(0o700))?;
-            own(parent, kept)?;
+    fn ensure_dirs(&self) -> io::Result<()> {
+        for dir in [&self.paths.pre, &self.dir] {
+            ensure_private_dir(dir)?;
         }
-        let new = place.with_file_name(format!(".{}.restored", file_name(name)));
-        match fs_err::remove_file(&new) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-            _ => {}
+        for (part, dir) in self.parts() {
+            ensure_like(&self.dir.join(part), dir)?;
         }
-        match method(name) {
-            Method::Link => fs_err::hard_link(&image, &new)?,
-            Method::Ahead | Method::Copy => {
-                clone_or_append(&image, &new, kept.len)?;
-                fs_err::set_permissions(&new, std::fs::Permissions::from_mode(kept.mode))?;
-                own(&new, kept)?;
+        Ok(())
+    }
+
+    fn keep(&self, dir: &Path, part: &str, file: &File) -> io::Result<()> {
+        let (from, to) = (dir.join(&file.path), self.dir.join(part).join(&file.path));
+        if let (Some(below), Some(like)) = (to.parent(), from.parent()) {
+            ensure_like(below, like)?;
+        }
+        match file.kind {
+            Kind::Replaced => ensure_link(&from, &to, file.inode),
+            Kind::Appended => ensure_copy(&from, &to),
+            Kind::Other => {
+                ensure_absent(&to)?;
+                ensure_copy(&from, &to)
             }
         }
-        fs_err::rename(&new, &place)?;
-        Ok(())
-    }
-
-    fn manifest(&self) -> Result<Option<Manifest>, Error> {
-        read(&self.dir.join(MANIFEST))
-    }
-
-    /// Where a file of the volume is.
-    fn source(&self, name: &Path) -> PathBuf {
-        match name.strip_prefix("conf") {
-            Ok(rest) => self.paths.conf.join(rest),
-            Err(_) => self.paths.data.join(name.strip_prefix("data").unwrap_or(name)),
-        }
-    }
-
-    /// Where it is kept, with the directories above it.
-    fn target(&self, name: &Path) -> Result<PathBuf, Error> {
-        let target = self.dir.join(name);
-        if let Some(parent) = target.parent() {
-            fs_err::create_dir_all(parent)?;
-        }
-        Ok(target)
     }
 }
 
-/// How a file of this name is treated by engines.
-fn method(name: &Path) -> Method {
-    let file = file_name(name);
-    if file.ends_with(".rdb") || file.ends_with(".base.aof") {
-        Method::Link
-    } else if file.ends_with(".aof") {
-        Method::Ahead
-    } else {
-        Method::Copy
+fn ensure_private_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
     }
 }
 
-fn file_name(name: &Path) -> &str {
-    name.file_name().and_then(|n| n.to_str()).unwrap_or_default()
-}
-
-/// All files that count, by their path below the volume. What a dead child of an engine left half written does not.
-fn sources(paths: &Paths) -> Result<BTreeMap<PathBuf, (Method, std::fs::Metadata)>, Error> {
-    let mut files = BTreeMap::new();
-    for (dir, prefix) in [(&paths.data, "data"), (&paths.conf, "conf")] {
-        collect(dir, Path::new(prefix), &mut files)?;
-    }
-    Ok(files)
-}
-
-fn collect(
-    dir: &Path,
-    prefix: &Path,
-    files: &mut BTreeMap<PathBuf, (Method, std::fs::Metadata)>,
-) -> Result<(), Error> {
-    for entry in fs_err::read_dir(dir)? {
-        let entry = entry?;
-        let name = prefix.join(entry.file_name());
-        // A serving engine renames and removes files at any time.
-        let metadata = match entry.metadata() {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            metadata => metadata?,
-        };
-        let file = file_name(&name);
-        let half_written = file.starts_with("temp-") || file.ends_with(".restored");
-        if metadata.is_dir() {
-            collect(&entry.path(), &name, files)?;
-        } else if metadata.is_file() && !half_written {
-            files.insert(name.clone(), (method(&name), metadata));
-        }
+/// A directory with the owner of another one.
+fn ensure_like(dir: &Path, like: &Path) -> io::Result<()> {
+    ensure_private_dir(dir)?;
+    let like = fs_err::metadata(like)?;
+    if fs_err::metadata(dir)?.uid() != like.uid() {
+        rustix::fs::chown(dir, Some(Uid::from_raw(like.uid())), Some(Gid::from_raw(like.gid())))?;
     }
     Ok(())
 }
 
-/// Makes `target` the first `len` bytes of `source`: by a clone where that is possible, else by adding what it lacks.
-fn clone_or_append(source: &Path, target: &Path, len: u64) -> Result<(), Error> {
-    let mut from = fs_err::File::open(source)?;
-    let mut to = fs_err::OpenOptions::new().create(true).read(true).append(true).open(target)?;
-    let have = to.metadata()?.len();
-    if have == 0 && len > 0 && rustix::fs::ioctl_ficlone(to.file(), from.file()).is_ok() {
-        to.file().set_len(len)?;
-    } else {
-        from.seek(SeekFrom::Start(have))?;
-        std::io::copy(&mut from.take(len.saturating_sub(have)), &mut to)?;
+/// Another name for the file; a copy where the file system gives none.
+fn ensure_link(from: &Path, to: &Path, inode: u64) -> io::Result<()> {
+    if fs_err::symlink_metadata(to).is_ok_and(|m| m.ino() == inode) {
+        return Ok(());
     }
-    to.sync_data()?;
-    Ok(())
-}
-
-fn own(path: &Path, kept: &Kept) -> Result<(), Error> {
-    let metadata = fs_err::metadata(path)?;
-    if (metadata.uid(), metadata.gid()) != (kept.uid, kept.gid) {
-        std::os::unix::fs::chown(path, Some(kept.uid), Some(kept.gid))?;
-    }
-    Ok(())
-}
-
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    match fs_err::read(path) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(std::io::Error::other)?)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e.into()),
+    ensure_absent(to)?;
+    match fs_err::hard_link(from, to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => ensure_copy(from, to),
+        other => other,
     }
 }
 
-/// Whole or not at all, and there after a power cut.
-fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
-    if let Some(parent) = path.parent() {
-        fs_err::create_dir_all(parent)?;
+/// A copy of a file that only grows: what lacks of it is added. Where the file was replaced since, it is begun anew.
+fn ensure_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = open(from, OFlags::RDONLY)?;
+    let of = source.metadata()?;
+    let marker = marker(to);
+    let is_of = fs_err::read_to_string(&marker).is_ok_and(|inode| inode == of.ino().to_string());
+    if !is_of {
+        ensure_absent(to)?;
+        fs_err::write(&marker, of.ino().to_string())?;
     }
-    let new = path.with_extension("new");
-    fs_err::write(&new, serde_json::to_vec(value).map_err(std::io::Error::other)?)?;
-    fs_err::File::open(&new)?.sync_data()?;
-    fs_err::rename(&new, path)?;
-    Ok(())
+    let mut copy = open(to, OFlags::RDWR | OFlags::CREATE)?;
+    let mut at = copy.metadata()?.len();
+    if at > of.len() {
+        copy.set_len(0)?;
+        at = 0;
+    }
+    // The whole at once where the file system can share it; the rest of the way it is bytes.
+    if at == 0 && of.len() > 0 && rustix::fs::ioctl_ficlone(&copy, &source).is_ok() {
+        at = copy.metadata()?.len();
+    }
+    source.seek(SeekFrom::Start(at))?;
+    copy.seek(SeekFrom::Start(at))?;
+    io::copy(&mut source.take(of.len().saturating_sub(at)), &mut copy)?;
+    rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode(of.mode() & 0o777))?;
+    if copy.metadata()?.uid() != of.uid() {
+        rustix::fs::fchown(&copy, Some(Uid::from_raw(of.uid())), Some(Gid::from_raw(of.gid())))?;
+    }
+    copy.sync_data()
+}
+
+/// Says of which file, by inode, a copy is a copy. Beside the copy, under a name that is never kept.
+fn marker(copy: &Path) -> PathBuf {
+    let name = copy.file_name().unwrap_or_default().to_string_lossy();
+    copy.with_file_name(format!("temp-of-{name}"))
+}
+
+/// Never through a symbolic link: the directory is the engine's.
+fn open(path: &Path, flags: OFlags) -> io::Result<std::fs::File> {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let file = rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
+    Ok(file.into())
 }

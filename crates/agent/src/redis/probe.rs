@@ -1,144 +1,107 @@
 //! How long clients could not write.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use coffer_core::engine::redis::acl;
 use coffer_core::spec::EngineSpec;
+use redis::{ConnectionAddr, ConnectionLike as _, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::Secrets;
 
-/// The pause between two writes.
-const PACE: Duration = Duration::from_millis(2);
-/// How long one answer is waited for. Longer silence is part of the gap either way; this is how soon it is tried anew.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long the end of the gap is waited for after the opening.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+/// How often it writes.
+const EVERY: Duration = Duration::from_millis(2);
+/// How long one answer is waited for before the next connection is tried.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How long it goes on after it was told to end without a success since.
+const LAST_CHANCE: Duration = Duration::from_secs(5);
+/// A key that nobody has. Deleting it is a write to the engine, and changes nothing.
+const NOBODYS_KEY: &str = "\0coffer probe\0";
 
-/// Writes to the instance's own address every two milliseconds, as a client would, something that changes nothing: it
-/// deletes a key that does not exist, which engines count as a write and keep nowhere.
-///
-/// In a thread of its own, so that it sees what a client sees whatever the agent is busy with.
+/// Writes to the instance's own address every two milliseconds, as a client would, something that changes nothing. On a
+/// thread of its own, so that nothing the agent does is measured as a gap.
 #[derive(Debug)]
 pub struct Probe {
-    seen: Arc<Mutex<Seen>>,
-}
-
-#[derive(Debug)]
-struct Seen {
-    last_success: Instant,
-    longest: Duration,
-    stop: bool,
+    ended: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
 }
 
 impl Probe {
     /// Begins. The engine should be open.
     pub fn start(spec: &EngineSpec, address: Ipv4Addr, secrets: &Secrets) -> Self {
-        let now = Instant::now();
-        let seen = Arc::new(Mutex::new(Seen { last_success: now, longest: Duration::ZERO, stop: false }));
-        let login = Login {
-            address: SocketAddr::from((address, spec.datastore().port())),
-            named: spec.number.at_least(6, 0),
-            password: if spec.number.at_least(6, 0) { secrets.agent.clone() } else { secrets.tenant.clone() },
-            // After an upgrade from before 6.0 the agent has a name and a password of its own.
-            other: secrets.agent.clone(),
+        let ended = Arc::new(AtomicBool::new(false));
+        let (user, password) = match acl::has_users(spec.datastore(), spec.number) {
+            true => (Some(acl::AGENT), secrets.agent.clone()),
+            false => (None, secrets.tenant.clone()),
         };
-        let shared = Arc::clone(&seen);
-        std::thread::spawn(move || write_until_stopped(&login, &shared));
-        Self { seen }
+        let mut logins = vec![(user, password)];
+        // The engine that comes may have users where the one that goes has none.
+        if user.is_none() {
+            logins.push((Some(acl::AGENT), secrets.agent.clone()));
+        }
+        let address = SocketAddrV4::new(address, spec.datastore().port());
+        let told = Arc::clone(&ended);
+        Self { ended, thread: std::thread::spawn(move || longest_gap(address, &logins, &told)) }
     }
 
-    /// Ends, and tells the longest time without a success.
+    /// Ends, and tells the longest time without a success, up to the first success after this call.
     pub async fn finish(self) -> Duration {
-        let opened = Instant::now();
-        loop {
-            {
-                let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                if seen.last_success > opened {
-                    return seen.longest;
-                }
-                if opened.elapsed() > LAST_WAIT {
-                    return seen.longest.max(seen.last_success.elapsed());
-                }
-            }
-            tokio::time::sleep(PACE).await;
-        }
+        self.ended.store(true, Ordering::Release);
+        tokio::task::spawn_blocking(move || self.thread.join().unwrap_or_default()).await.unwrap_or_default()
     }
 }
 
-impl Drop for Probe {
-    fn drop(&mut self) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
-    }
-}
-
-struct Login {
-    address: SocketAddr,
-    named: bool,
-    password: SecretString,
-    other: SecretString,
-}
-
-fn write_until_stopped(login: &Login, seen: &Mutex<Seen>) {
+fn longest_gap(address: SocketAddrV4, logins: &[(Option<&'static str>, SecretString)], told: &AtomicBool) -> Duration {
+    let mut last_success = Instant::now();
+    let mut longest = Duration::ZERO;
     let mut connection = None;
+    let mut told_at = None;
+    let mut attempt = 0;
     loop {
-        let written = write_once(login, &mut connection);
-        {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.stop {
-                return;
-            }
-            if written.is_some() {
-                let now = Instant::now();
-                seen.longest = seen.longest.max(now - seen.last_success);
-                seen.last_success = now;
-            }
+        if connection.is_none() {
+            connection = connect(address, &logins[attempt % logins.len()]).ok();
+            attempt += 1;
         }
-        if written.is_none() {
+        let done = match connection.as_mut() {
+            Some(open) => redis::cmd("DEL").arg(NOBODYS_KEY).query::<i64>(open).is_ok(),
+            None => false,
+        };
+        if told_at.is_none() && told.load(Ordering::Acquire) {
+            told_at = Some(Instant::now());
+        }
+        if done {
+            longest = longest.max(last_success.elapsed());
+            last_success = Instant::now();
+        } else {
             connection = None;
         }
-        std::thread::sleep(PACE);
+        match told_at {
+            Some(at) if done || at.elapsed() > LAST_CHANCE => return longest.max(last_success.elapsed()),
+            _ => std::thread::sleep(EVERY),
+        }
     }
 }
 
-type Connection = BufReader<TcpStream>;
-
-/// One write that was acknowledged, or nothing.
-fn write_once(login: &Login, connection: &mut Option<Connection>) -> Option<()> {
-    if connection.is_none() {
-        *connection = connect(login);
+fn connect(
+    address: SocketAddrV4,
+    (user, password): &(Option<&'static str>, SecretString),
+) -> redis::RedisResult<redis::Connection> {
+    // Refused is told at once; the library would take its time with names.
+    drop(TcpStream::connect_timeout(&address.into(), PATIENCE).map_err(io::Error::from)?);
+    let mut login = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP2)
+        .set_skip_set_lib_name()
+        .set_password(password.expose_secret());
+    if let Some(user) = user {
+        login = login.set_username(user);
     }
-    let answer = exchange(connection.as_mut()?, &["DEL", "coffer:probe"])?;
-    answer.starts_with(':').then_some(())
-}
-
-fn connect(login: &Login) -> Option<Connection> {
-    let stream = TcpStream::connect_timeout(&login.address, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    stream.set_nodelay(true).ok()?;
-    let mut connection = BufReader::new(stream);
-    let password = login.password.expose_secret();
-    let mut accepted = if login.named {
-        exchange(&mut connection, &["AUTH", "coffer", password])?.starts_with('+')
-    } else {
-        exchange(&mut connection, &["AUTH", password])?.starts_with('+')
-    };
-    if !login.named {
-        // Refused by an engine before 6.0, which knows no names; harmless there.
-        accepted |= exchange(&mut connection, &["AUTH", "coffer", login.other.expose_secret()])?.starts_with('+');
-    }
-    accepted.then_some(connection)
-}
-
-fn exchange(connection: &mut Connection, words: &[&str]) -> Option<String> {
-    let mut request = format!("*{}\r\n", words.len());
-    for word in words {
-        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-    }
-    connection.get_mut().write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    let read = connection.read_line(&mut answer).ok()?;
-    (read > 0).then_some(answer)
+    let info = ConnectionAddr::Tcp(address.ip().to_string(), address.port()).into_connection_info()?;
+    let connection = redis::Client::open(info.set_redis_settings(login))?.get_connection_with_timeout(PATIENCE)?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    connection.is_open().then_some(connection).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
 }

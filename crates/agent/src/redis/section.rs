@@ -2,12 +2,23 @@
 
 use std::time::Duration;
 
+use coffer_core::engine::redis::config::Config;
+use coffer_core::engine::redis::proof::{SampleKey, compare};
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
+use rustix::process::Signal;
 use tokio::time::Instant;
 
-use super::{Client, Error, Fingerprint, Temporary};
-use crate::sandbox::Process;
+use super::launch::QUICK_HZ;
+use super::measures::unsafe_to_stop;
+use super::{Client, Error, Fingerprint, Temporary, fingerprint};
+use crate::sandbox::{Exit, Process};
+
+/// How long writes wait before the engine lets them go on by itself. They are answered by the old engine then and lost
+/// with nothing, since it keeps them; only the fingerprint no longer fits.
+const WRITES_WAIT: Duration = Duration::from_secs(60);
+/// Before 6.2 nobody can end it, the agent neither.
+const ALL_WAIT: Duration = Duration::from_secs(10);
 
 /// Writes wait.
 #[derive(Clone, Debug)]
@@ -18,28 +29,120 @@ pub struct Quiesced {
 }
 
 impl Client {
-    /// Makes writes wait and takes the fingerprint. The gap begins with the call.
-    pub async fn quiesce(&self, _spec: &EngineSpec, _temporary: &Temporary) -> Result<Quiesced, Error> {
-        todo!()
+    /// Makes writes wait and takes the fingerprint. The gap begins with the call. Refused with [`Error::Unsafe`], and
+    /// nothing waits, unless everything acknowledged is in an append-only file.
+    pub async fn quiesce(&self, _spec: &EngineSpec, temporary: &Temporary) -> Result<Quiesced, Error> {
+        let (quiesced, info) = if self.pauses_writes {
+            self.pause_writes(&temporary.sample).await?
+        } else {
+            self.pause_all(&temporary.sample).await?
+        };
+        match unsafe_to_stop(&info) {
+            Some(reason) => {
+                self.resume().await?;
+                Err(Error::Unsafe { reason })
+            }
+            None => Ok(quiesced),
+        }
     }
 
-    /// Lets writes go on. Can be called again, and when they never waited.
+    async fn pause_writes(&self, sample: &[SampleKey]) -> Result<(Quiesced, Info), Error> {
+        let until = Instant::now() + WRITES_WAIT;
+        let pause = millis(WRITES_WAIT);
+        self.ask::<String>("CLIENT PAUSE", redis::cmd("CLIENT").arg("PAUSE").arg(pause).arg("WRITE")).await?;
+        let (fingerprint, info) = match self.fingerprint(sample, true).await {
+            Ok(taken) => taken,
+            Err(e) => {
+                self.resume().await?;
+                return Err(e);
+            }
+        };
+        Ok((Quiesced { fingerprint, until }, info))
+    }
+
+    /// Questions and pause in one, because a paused engine answers nobody.
+    async fn pause_all(&self, sample: &[SampleKey]) -> Result<(Quiesced, Info), Error> {
+        self.save_users().await?;
+        self.set("hz", QUICK_HZ).await?;
+        let until = Instant::now() + ALL_WAIT;
+        let mut questions = fingerprint::questions(self, sample);
+        questions.atomic().cmd("CLIENT").arg("PAUSE").arg(millis(ALL_WAIT)).ignore();
+        let answers = self.ask_all("EXEC", &mut questions).await?;
+        let (fingerprint, info) = fingerprint::read(self, sample, answers)?;
+        Ok((Quiesced { fingerprint, until }, info))
+    }
+
+    async fn fingerprint(&self, sample: &[SampleKey], types: bool) -> Result<(Fingerprint, Info), Error> {
+        let mut questions = fingerprint::questions(self, sample);
+        let answers = self.ask_all("the questions of the proof", &mut questions).await?;
+        let (mut fingerprint, info) = fingerprint::read(self, sample, answers)?;
+        if types {
+            fingerprint.types = fingerprint::count_types(self, &fingerprint).await?;
+        }
+        Ok((fingerprint, info))
+    }
+
+    /// Lets writes go on. Can be called again, and when they never waited. Before 6.2 they go on by themselves at
+    /// [`Quiesced::until`], and this does not wait for it.
     pub async fn unquiesce(&self, _spec: &EngineSpec) -> Result<(), Error> {
-        todo!()
+        self.resume().await
     }
 
-    /// Ends the engine with all that it acknowledged on disk. Nothing is lost by any failure: it then still runs.
-    pub async fn stop(self, _spec: &EngineSpec, _process: &Process, _within: Duration) -> Result<(), Error> {
-        todo!()
+    async fn resume(&self) -> Result<(), Error> {
+        if !self.pauses_writes {
+            return Ok(());
+        }
+        self.ask::<String>("CLIENT UNPAUSE", redis::cmd("CLIENT").arg("UNPAUSE")).await.map(drop)
     }
 
-    /// Whether the engine is what `spec` says and holds what `before` says. Empty: it is proven.
-    pub async fn prove(&self, _spec: &EngineSpec, _before: &Fingerprint) -> Result<Vec<Finding>, Error> {
-        todo!()
+    /// Ends the engine with all that it acknowledged on disk. Fails with [`Error::Unsafe`] or [`Error::Late`] and the
+    /// engine goes on running, or with [`Error::Ended`] and it is gone, having kept what it could.
+    pub async fn stop(self, spec: &EngineSpec, process: &Process, within: Duration) -> Result<(), Error> {
+        if self.pauses_writes {
+            if let Some(reason) = unsafe_to_stop(&self.info("persistence").await?) {
+                return Err(Error::Unsafe { reason });
+            }
+            self.save_users().await?;
+            // It answers by hanging up, or says why it does not end.
+            let answer = self.ask::<String>("SHUTDOWN", redis::cmd("SHUTDOWN").arg("NOSAVE")).await;
+            if let Err(refused @ Error::Refused { .. }) = answer {
+                return Err(refused);
+            }
+        } else {
+            // By a signal, since an engine whose clients wait takes no command. Without save points that is the same.
+            process.signal(Signal::TERM)?;
+        }
+        match tokio::time::timeout(within, process.exited()).await {
+            Ok(exit) => match exit? {
+                Exit::Code(0) | Exit::Unknown => Ok(()),
+                exit => Err(Error::Ended { what: spec.label(), exit: exit.to_string(), log: String::new() }),
+            },
+            Err(_) => Err(Error::Late { what: "end", within, detail: String::new() }),
+        }
+    }
+
+    /// Whether the engine is what `spec` says and holds what `before` says. Empty: it is proven. For an engine that was
+    /// started closed.
+    pub async fn prove(&self, spec: &EngineSpec, before: &Fingerprint) -> Result<Vec<Finding>, Error> {
+        let mut findings = self.verify_held(spec, true).await?;
+        let sample: Vec<SampleKey> = before.sample.iter().map(|s| s.at.clone()).collect();
+        let (after, _) = self.fingerprint(&sample, before.types.is_some()).await?;
+        findings.extend(compare(before, &after));
+        Ok(findings)
     }
 
     /// Lets clients in. Only where [`super::opens_in_place`]. Can be called again.
-    pub async fn open(&self, _spec: &EngineSpec) -> Result<(), Error> {
-        todo!()
+    pub async fn open(&self, spec: &EngineSpec) -> Result<(), Error> {
+        let config = Config::of(spec, None);
+        for name in ["maxmemory", "port"] {
+            self.set(name, &config.value(name).unwrap_or_default()).await?;
+        }
+        Ok(())
     }
+}
+
+type Info = std::collections::BTreeMap<String, String>;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

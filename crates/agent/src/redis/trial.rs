@@ -1,22 +1,28 @@
 //! Asking the target binary whether it would start.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use coffer_core::engine::redis::config::ACL_FILE;
 use coffer_core::spec::EngineSpec;
 use rustix::process::Signal;
+use secrecy::ExposeSecret as _;
 
+use super::disk::ensure_absent;
+use super::launch::ensure_dir;
 use super::{Client, Error, Exposure, Paths, Secrets, launch, write_config};
-use crate::sandbox::{self, Process, User};
+use crate::sandbox::{self, User};
 
-/// How long an engine without data may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// How many of the last lines of its log are told.
-const LAST_LINES: usize = 4;
+/// How long the target may take to answer. It has nothing to load.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long the killed target may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+/// How many lines of its log are told.
+const LAST_WORDS: usize = 5;
 
 /// Starts the target on its rendered configuration and the users of the running engine, in a scratch directory, closed
-/// and without data, waits for its PONG, and ends it. The error has the last lines of its log.
+/// and without data, waits for its PONG, looks whether its configuration is in force, and ends it. The error has the last
+/// lines of its log. Nothing is left behind, also not of an earlier trial that was interrupted.
 pub async fn try_target(
     spec: &EngineSpec,
     root: &Path,
@@ -24,66 +30,77 @@ pub async fn try_target(
     secrets: &Secrets,
     user: User,
 ) -> Result<(), Error> {
-    let dir = paths.pre.join("trial");
-    remove(&dir)?;
-    let scratch = lay_out(&dir, user)?;
-    let users = paths.conf.join("users.acl");
-    if users.exists() {
-        fs_err::copy(&users, scratch.conf.join("users.acl"))?;
+    let scratch = paths.agent.join("trial");
+    end_earlier(&scratch).await?;
+    let result = run(spec, root, paths, secrets, user, &scratch).await;
+    ensure_absent(&scratch)?;
+    result
+}
+
+/// An agent that died during a trial may have left the target running.
+async fn end_earlier(scratch: &Path) -> Result<(), Error> {
+    if let Some(process) = sandbox::adopt(&Paths::of(scratch).agent.join("engine.lock")).ok().flatten() {
+        process.signal(Signal::KILL)?;
+        let _ = tokio::time::timeout(KILL_LIMIT, process.exited()).await;
     }
-    write_config(spec, &scratch, secrets, user)?;
-    let mut launch = launch(spec, root, &scratch, user, Exposure::Closed)?;
-    launch.log = scratch.agent.join("engine.log");
-    launch.lock = scratch.agent.join("engine.lock");
-    let process = sandbox::start(&launch)?.process;
+    Ok(ensure_absent(scratch)?)
+}
+
+async fn run(
+    spec: &EngineSpec,
+    root: &Path,
+    paths: &Paths,
+    secrets: &Secrets,
+    user: User,
+    scratch: &Path,
+) -> Result<(), Error> {
+    let trial = Paths::of(scratch);
+    for dir in [scratch, &trial.agent] {
+        ensure_dir(dir, User::Own)?;
+    }
+    ensure_dir(&trial.conf, user)?;
+    let users = paths.conf.join(ACL_FILE.trim_start_matches("/conf/"));
+    if users.exists() {
+        fs_err::copy(&users, trial.conf.join(ACL_FILE.trim_start_matches("/conf/")))?;
+    }
+    write_config(spec, &trial, secrets, user)?;
+    let launch = launch(spec, root, &trial, user, Exposure::Closed)?;
+    let started = sandbox::start(&launch)?;
     let answer = tokio::select! {
-        ready = Client::ready(spec, &scratch, secrets, ANSWER_LIMIT) => ready.map(drop),
-        exit = process.exited() => Err(Error::Ended {
+        answer = Client::ready(spec, &trial, secrets, ANSWER_LIMIT) => match answer {
+            Ok(client) => client.verify_held(spec, true).await,
+            Err(e) => Err(e),
+        },
+        exit = started.process.exited() => Err(Error::Ended {
             what: spec.label(),
-            exit: exit.map_or_else(|e| e.to_string(), |e| e.to_string()),
-            log: last_lines(&launch.log),
+            exit: exit?.to_string(),
+            log: last_words(&launch.log, secrets),
         }),
     };
-    end(&process).await?;
-    remove(&dir)?;
-    answer
+    started.process.signal(Signal::KILL)?;
+    let _ = tokio::time::timeout(KILL_LIMIT, started.process.exited()).await;
+    let findings = answer.map_err(|e| match e {
+        Error::Late { what, within, .. } => {
+            Error::Late { what, within, detail: format!("; its last words: {}", last_words(&launch.log, secrets)) }
+        }
+        other => other,
+    })?;
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    Err(Error::Wrong { what: spec.label(), found: found.join("; ") })
 }
 
-/// A volume in small.
-fn lay_out(dir: &Path, user: User) -> Result<Paths, Error> {
-    let scratch = Paths::of(dir);
-    for part in [&scratch.data, &scratch.conf, &scratch.run, &scratch.pre, &scratch.agent] {
-        fs_err::create_dir_all(part)?;
-        fs_err::set_permissions(part, std::fs::Permissions::from_mode(0o700))?;
-    }
-    if let User::Fixed { uid, gid } = user
-        && rustix::process::geteuid().is_root()
-    {
-        for part in [&scratch.data, &scratch.conf, &scratch.run] {
-            std::os::unix::fs::chown(part, Some(uid), Some(gid))?;
+/// The last lines of a log. An engine that refuses a line of its file prints it: passwords are taken out.
+fn last_words(log: &Path, secrets: &Secrets) -> String {
+    let log = fs_err::read(log).unwrap_or_default();
+    let mut text = String::from_utf8_lossy(&log).into_owned();
+    for secret in [&secrets.tenant, &secrets.agent] {
+        if !secret.expose_secret().is_empty() {
+            text = text.replace(secret.expose_secret(), "***");
         }
     }
-    Ok(scratch)
-}
-
-async fn end(process: &Process) -> Result<(), Error> {
-    if process.is_alive() {
-        process.signal(Signal::KILL)?;
-    }
-    process.exited().await?;
-    Ok(())
-}
-
-fn last_lines(log: &Path) -> String {
-    let text = fs_err::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(LAST_LINES)..].join(" | ")
-}
-
-fn remove(dir: &Path) -> Result<(), Error> {
-    match fs_err::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-        _ => Ok(()),
-    }
+    lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
 }

@@ -18,12 +18,8 @@ pub struct Facts {
     pub modules: BTreeSet<String>,
     /// Lines of `ACL LIST`; empty on engines without users.
     pub acl: Vec<String>,
-    /// Why the engine could not write its users to the ACL file, where it could not.
-    pub acl_problem: Option<String>,
     /// Types of a sample of keys, with one key of each, as it is told to people.
     pub types: BTreeMap<String, String>,
-    /// A hash of the sample with a field that expires, if there is one.
-    pub expiring_field: Option<String>,
     /// Bytes of all files of the data directory, and of its largest file that is appended to.
     pub data_bytes: u64,
     pub appended_bytes: u64,
@@ -123,10 +119,6 @@ fn writes(facts: &Facts) -> Vec<Finding> {
         let message = "the engine does not own it and could not replace it";
         found.push(Finding::error("redis.files", file.clone(), message, "give it to the engine's user"));
     }
-    if let Some(problem) = &facts.acl_problem {
-        let message = format!("its users cannot be written to the ACL file: {problem}");
-        found.push(Finding::error("redis.acl.save", "users", message, "see its log"));
-    }
     found
 }
 
@@ -199,12 +191,6 @@ fn contents(facts: &Facts, from: &EngineSpec, to: &EngineSpec) -> Vec<Finding> {
             let message = format!("it is a {kind}, a type that {} does not know", to.label());
             found.push(Finding::error("redis.type", format!("key {key}"), message, "remove keys of this type first"));
         }
-    }
-    if let Some(key) = &facts.expiring_field
-        && crossing
-    {
-        let message = format!("fields of this hash expire, which {} does not read", to.label());
-        found.push(Finding::error("redis.fields", format!("key {key}"), message, "HPERSIST the fields first"));
     }
     let gains_channels =
         !acl::has_channels(from.datastore(), from.number) && acl::has_channels(to.datastore(), to.number);

@@ -188,6 +188,8 @@ pub struct Persistence {
     /// Save points in the words of `CONFIG GET save`; empty: none.
     pub save: String,
     pub auto_aof_rewrite_percentage: String,
+    /// How often a second it looks whether it was told to end, among other things.
+    pub hz: String,
 }
 
 impl Persistence {
@@ -202,6 +204,7 @@ impl Persistence {
             appendonly: value("appendonly").eq_ignore_ascii_case("yes"),
             save: value("save"),
             auto_aof_rewrite_percentage: value("auto-aof-rewrite-percentage"),
+            hz: value("hz"),
         }
     }
 }

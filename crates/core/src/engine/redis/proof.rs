@@ -57,10 +57,12 @@ impl TryFrom<String> for Key {
 }
 
 /// A key whose value is compared as a whole, chosen while the old engine serves.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SampleKey {
     pub database: u32,
     pub key: Key,
+    /// Its type when it was chosen, which says how it is read.
+    pub kind: String,
 }
 
 /// How many keys a database has.
@@ -74,8 +76,8 @@ pub struct KeyCount {
 /// What was read of one key of the sample.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampled {
-    pub database: u32,
-    pub key: Key,
+    #[serde(flatten)]
+    pub at: SampleKey,
     /// `None`: there is no such key.
     pub value: Option<Value>,
 }
@@ -85,7 +87,8 @@ pub struct Sampled {
 pub struct Value {
     /// What `TYPE` says.
     pub kind: String,
-    /// SHA-256 of the value in a canonical form. `None` for types that no engine shows in one.
+    /// SHA-256 of the value in a canonical form. `None` for types that cannot be read in one, and for a key that is of
+    /// another type than when it was chosen.
     pub digest: Option<String>,
     /// When it expires, in milliseconds since 1970 by the engine's clock; `None`: never.
     pub expires_at_ms: Option<i64>,
@@ -145,9 +148,9 @@ pub fn compare(before: &Fingerprint, after: &Fingerprint) -> Vec<Finding> {
         }
     }
     for was in &before.sample {
-        let is = after.sample.iter().find(|s| s.database == was.database && s.key == was.key);
+        let is = after.sample.iter().find(|s| s.at == was.at);
         if let Some(message) = value_differs(was.value.as_ref(), is.and_then(|s| s.value.as_ref()), after.taken_at_ms) {
-            differs("proof.value", format!("key {} of database {}", was.key, was.database), message);
+            differs("proof.value", format!("key {} of database {}", was.at.key, was.at.database), message);
         }
     }
     for (what, was, is) in
@@ -209,12 +212,13 @@ fn moment(at_ms: Option<i64>) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Fingerprint, Key, KeyCount, Sampled, Value, compare};
+    use super::{Fingerprint, Key, KeyCount, SampleKey, Sampled, Value, compare};
 
     fn holds() -> Fingerprint {
         let value =
             |kind: &str, expires_at_ms| Some(Value { kind: kind.into(), digest: Some("d".into()), expires_at_ms });
-        let sampled = |key: &str, value| Sampled { database: 0, key: Key(key.into()), value };
+        let at = |key: &str| SampleKey { database: 0, key: Key(key.into()), kind: "string".into() };
+        let sampled = |key: &str, value| Sampled { at: at(key), value };
         Fingerprint {
             number: None,
             role: "master".into(),
@@ -246,8 +250,8 @@ mod tests {
     #[test]
     fn every_loss_is_found_and_named() {
         check(|f| f.databases.entry(0).or_default().keys = 9, &["database 0: 7 keys that do not expire instead of 8"]);
-        check(|f| drop(f.databases.remove(&3)), &["database 3: 0 keys that do not expire instead of 1"]);
-        check(|f| drop(f.types.as_mut().map(|t| t.remove("string"))), &["type string: 0 keys instead of 9"]);
+        check(|f| f.databases.retain(|d, _| *d != 3), &["database 3: 0 keys that do not expire instead of 1"]);
+        check(|f| f.types = Some([("hash".into(), 2)].into()), &["type string: 0 keys instead of 9"]);
         check(|f| f.sample[0].value = None, &["key \"a\" of database 0: it is missing"]);
         check(
             |f| f.sample[0].value = f.sample[0].value.clone().map(|v| Value { digest: Some("e".into()), ..v }),
@@ -274,7 +278,7 @@ mod tests {
             &[],
         );
         check(
-            |f| drop(f.databases.insert(0, KeyCount { keys: 11, volatile: 3 })),
+            |f| *f.databases.entry(0).or_default() = KeyCount { keys: 11, volatile: 3 },
             &["database 0: 3 keys that expire, more than the 2 before"],
         );
     }
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn a_fingerprint_survives_the_journal() {
         let mut odd = holds();
-        odd.sample[0].key = Key(vec![0, 255, b'"']);
+        odd.sample[0].at.key = Key(vec![0, 255, b'"']);
         let text = serde_json::to_string(&odd).expect("json");
         assert_eq!(serde_json::from_str::<Fingerprint>(&text).expect("read"), odd);
         assert!(serde_json::from_str::<Key>("\"0g\"").is_err());

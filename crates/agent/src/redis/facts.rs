@@ -1,0 +1,71 @@
+//! Gathers what the checks judge.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use coffer_core::engine::redis::checks::Facts;
+use coffer_core::spec::EngineSpec;
+use redis::Value;
+
+use super::disk::{self, Kind};
+use super::{Client, Error, Paths, survey};
+
+/// How many keys are looked at for their types.
+const KEYS: usize = 10_000;
+
+pub(super) async fn gather(client: &Client, _spec: &EngineSpec, paths: &Paths) -> Result<Facts, Error> {
+    let acl = match client.has_users {
+        true => client.ask("ACL LIST", redis::cmd("ACL").arg("LIST")).await?,
+        false => Vec::new(),
+    };
+    let mut types = BTreeMap::new();
+    for key in survey::walk(client, KEYS).await? {
+        types.entry(key.kind).or_insert_with(|| key.key.to_string());
+    }
+    let files = disk::files(&paths.data)?;
+    let room = rustix::fs::statvfs(&paths.data).map_err(std::io::Error::from)?;
+    Ok(Facts {
+        info: client.info("all").await?,
+        config: client.config("*").await?,
+        modules: modules(client).await?.into_iter().collect(),
+        acl,
+        types,
+        data_bytes: files.iter().map(|f| f.size).sum(),
+        appended_bytes: files.iter().filter(|f| f.kind == Kind::Appended).map(|f| f.size).max().unwrap_or(0),
+        free_bytes: room.f_bavail * room.f_frsize,
+        memory_available_bytes: memory_available(),
+        foreign_files: foreign_files(paths)?,
+    })
+}
+
+async fn modules(client: &Client) -> Result<Vec<String>, Error> {
+    if !client.number.at_least(4, 0) {
+        return Ok(Vec::new());
+    }
+    let listed: Vec<BTreeMap<String, Value>> = client.ask("MODULE LIST", redis::cmd("MODULE").arg("LIST")).await?;
+    let name = |module: &BTreeMap<String, Value>| module.get("name").and_then(|v| redis::from_redis_value_ref(v).ok());
+    Ok(listed.iter().filter_map(name).collect())
+}
+
+/// What the kernel says can be had without swapping.
+fn memory_available() -> Option<u64> {
+    let text = fs_err::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Files of which the owner is not that of the data directory, which is the engine.
+fn foreign_files(paths: &Paths) -> Result<Vec<String>, Error> {
+    let owner = fs_err::metadata(&paths.data)?.uid();
+    let mut foreign = Vec::new();
+    for (name, dir) in [("data", &paths.data), ("conf", &paths.conf)] {
+        for file in disk::files(dir)? {
+            if file.owner != owner {
+                foreign.push(Path::new(name).join(&file.path).display().to_string());
+            }
+        }
+    }
+    Ok(foreign)
+}
