@@ -31,7 +31,8 @@ pub struct Config {
     pub quota: QuotaLimits,
     /// The largest volume of one instance in gibibytes. Default 10, as in Trove.
     pub max_volume_gib: u32,
-    /// The largest page of a list, and the usual one. Default 20, as in Trove.
+    /// The largest page of a list, and the usual one. Default 1000, unlike Trove's 20: clients that look an instance up by
+    /// its name read one page only, so whatever is beyond it does not exist for them.
     pub page_size: u32,
     /// How long a token is valid, in hours. Default 24.
     pub token_hours: u32,
@@ -71,7 +72,7 @@ impl Default for Config {
             flavors: default_flavors(),
             quota: QuotaLimits::default(),
             max_volume_gib: 10,
-            page_size: 20,
+            page_size: 1000,
             token_hours: 24,
             preimage_keep_hours: 24,
             region: "RegionOne".to_owned(),
