@@ -53,18 +53,25 @@ pub struct Version {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<String>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = VersionAdmin)]
     pub admin: Option<VersionAdmin>,
 }
 
 /// What administrators are shown of a version in addition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VersionAdmin {
+    #[schema(required = false)]
     pub active: bool,
+    #[schema(required = false)]
     pub packages: String,
     /// The digest of the engine image; empty until it was fetched for the first time.
+    #[schema(required = false)]
     pub image: String,
+    #[schema(required = false)]
     pub registry_ext: String,
+    #[schema(required = false)]
     pub repl_strategy: String,
+    #[schema(required = false)]
     pub image_tags: Vec<String>,
 }
 

@@ -48,17 +48,22 @@ pub struct Instance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<Address>>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Detail)]
     pub detail: Option<Detail>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Mgmt)]
     pub mgmt: Option<Mgmt>,
 }
 
-/// What the detailed view has in addition.
+/// What the detailed view has in addition. In the description nothing of it is required, because lists have none of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Detail {
+    #[schema(required = false)]
     pub created: Date,
+    #[schema(required = false)]
     pub updated: Date,
     /// When the agent last said what it sees.
+    #[schema(required = false)]
     pub service_status_updated: Date,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<InstanceFault>,
@@ -95,12 +100,19 @@ impl fmt::Debug for Password {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Mgmt {
     /// Null, as is what follows: Coffer's instances are no virtual machines.
+    #[schema(required = false)]
     pub server_id: Option<String>,
+    #[schema(required = false)]
     pub volume_id: Option<String>,
+    #[schema(required = false)]
     pub server: Option<String>,
+    #[schema(required = false)]
     pub service_status: String,
+    #[schema(required = false)]
     pub deleted: bool,
+    #[schema(required = false)]
     pub deleted_at: Option<Date>,
+    #[schema(required = false)]
     pub task_description: String,
 }
 

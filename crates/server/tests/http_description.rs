@@ -1,0 +1,113 @@
+//! The description of the API is true: every route it names is there, and answers have the schema it gives them.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{World, send};
+
+/// How `value` differs from `schema`, as far as this server's schemas go.
+fn differs(place: &str, value: &Value, schema: &Value, all: &Value) -> Vec<String> {
+    if let Some(name) = schema["$ref"].as_str() {
+        let path = name.trim_start_matches('#');
+        let schema = all.pointer(path).unwrap_or_else(|| panic!("{name} is not described"));
+        return differs(place, value, schema, all);
+    }
+    for key in ["oneOf", "anyOf"] {
+        if let Some(either) = schema[key].as_array() {
+            let each = either.iter().map(|schema| differs(place, value, schema, all));
+            return each.min_by_key(Vec::len).unwrap_or_default();
+        }
+    }
+    if let Some(every) = schema["allOf"].as_array() {
+        return every.iter().flat_map(|schema| differs(place, value, schema, all)).collect();
+    }
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::String(kind) => vec![kind],
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        _ => return Vec::new(),
+    };
+    let fits = |kind: &&str| match *kind {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        _ => false,
+    };
+    if !kinds.iter().any(fits) {
+        return vec![format!("{place} is {value} and not {kinds:?}")];
+    }
+    let mut found = Vec::new();
+    for (i, member) in value.as_array().into_iter().flatten().enumerate() {
+        found.extend(differs(&format!("{place}[{i}]"), member, &schema["items"], all));
+    }
+    if let Some(object) = value.as_object() {
+        for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if !object.contains_key(key) {
+                found.push(format!("{place}.{key} is missing"));
+            }
+        }
+        for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
+            if let Some(value) = object.get(key) {
+                found.extend(differs(&format!("{place}.{key}"), value, schema, all));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn every_described_route_is_there_and_answers_as_described() {
+    let world = World::start().await;
+    let id = world.instance("w").await;
+    let version = coffer_server::version_id(coffer_core::datastore::Datastore::Redis, "8.0.2").to_string();
+    let description = send(world.demo.address, "GET", "/openapi.json", &[], Vec::new()).await.json();
+    let mut checked = 0;
+    for (path, item) in description["paths"].as_object().expect("paths") {
+        let filled = [
+            ("{project}", world.admin.project.as_str()),
+            ("{tenant}", &world.demo.project),
+            ("{datastore}", "redis"),
+            ("{version}", &version),
+            ("{flavor}", "1"),
+        ];
+        let filled = filled.iter().fold(path.clone(), |path, (part, value)| path.replace(part, value));
+        let below_v3 = filled.starts_with("/v3");
+        let filled = filled.replace("{id}", if below_v3 { &world.admin.project } else { &id });
+        assert!(!filled.contains('{'), "{filled}");
+        for (method, operation) in item.as_object().expect("methods") {
+            let named = operation["parameters"].as_array().cloned().unwrap_or_default();
+            for part in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
+                assert_eq!(named.iter().filter(|p| p["name"] == part && p["in"] == "path").count(), 1, "{path} {part}");
+            }
+            let headers = [
+                ("x-auth-token", world.admin.token.as_str()),
+                ("x-subject-token", world.admin.token.as_str()),
+                ("content-type", "application/json"),
+            ];
+            if method == "delete" {
+                continue;
+            }
+            let reply = send(world.demo.address, &method.to_uppercase(), &filled, &headers, b"[]".to_vec()).await;
+            if method != "get" {
+                assert_eq!(reply.code, 400, "{method} {filled}: {}", reply.text);
+                continue;
+            }
+            assert_eq!(reply.code, 200, "{filled}: {}", reply.text);
+            let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+            if path != "/openapi.json" && path != "/metrics" {
+                assert!(!schema.is_null(), "{path} has no schema");
+                let found = differs("", &reply.json(), schema, &description);
+                assert!(found.is_empty(), "{filled}: {found:#?}\n{}", reply.text);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 20, "{checked}");
+    let fault = world.demo.get("/instances/nope").await.json();
+    let schema = json!({"$ref": "#/components/schemas/FaultBody"});
+    assert!(differs("", &fault["itemNotFound"], &schema, &description).is_empty());
+    world.stop().await;
+}

@@ -1,0 +1,131 @@
+//! A provider whose agents have no engine: they say that it runs, and that whatever they are asked is done. Unless they
+//! are held: then they say nothing, and whatever was begun goes on.
+
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use coffer_core::datastore::Number;
+use coffer_core::id::{Digest, Generation, InstanceId};
+use coffer_core::instance::{Engine, Observed};
+use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
+use coffer_provider::{Agent, Error, Placed, Provider};
+use coffer_wire::agent::{Desired, Identity, Report, desired_path, report_path};
+use jiff::Timestamp;
+
+/// How long a held agent waits before it looks again.
+const HELD: Duration = Duration::from_millis(20);
+
+#[derive(Default)]
+pub struct Places {
+    pub held: Arc<AtomicBool>,
+}
+
+impl Provider for Places {
+    fn ensure(&self, identity: &Identity) -> Result<Placed, Error> {
+        let (identity, held) = (identity.clone(), Arc::clone(&self.held));
+        let instance = identity.instance;
+        std::thread::spawn(move || Fake::new(identity, held).run());
+        Ok(Placed { instance, volume: PathBuf::from("/nowhere"), agent: Agent::Started })
+    }
+
+    fn ensure_agent(&self, _: InstanceId) -> Result<Agent, Error> {
+        Ok(Agent::Runs)
+    }
+
+    fn drop_place(&self, _: InstanceId) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<Placed>, Error> {
+        Ok(Vec::new())
+    }
+}
+
+struct Fake {
+    identity: Identity,
+    held: Arc<AtomicBool>,
+    running: Option<(Generation, Number)>,
+}
+
+impl Fake {
+    fn new(identity: Identity, held: Arc<AtomicBool>) -> Self {
+        Self { identity, held, running: None }
+    }
+
+    /// Until the server is gone, or says that the instance is.
+    fn run(mut self) {
+        let mut revision = 0;
+        loop {
+            let (code, body) = self.ask("GET", &desired_path(self.identity.instance, revision), "");
+            match code {
+                200 => {}
+                204 => continue,
+                _ => return,
+            }
+            let desired: Desired = serde_json::from_str(&body).expect("what is desired");
+            while self.held.load(Ordering::Relaxed) {
+                std::thread::sleep(HELD);
+            }
+            revision = desired.revision;
+            if let Some(engine) = &desired.engine {
+                self.running = Some((desired.generation, engine.number));
+            }
+            let results = desired.tasks.into_iter().map(|order| self.perform(order)).collect();
+            let observed = Observed {
+                at: Timestamp::now(),
+                generation: self.running.map(|(generation, _)| generation).unwrap_or_default(),
+                engine: if self.running.is_some() { Engine::Serving } else { Engine::Absent },
+                running: self.running.map(|(_, number)| number),
+                on_disk: self.running.map(|(_, number)| number),
+                volume_used_bytes: 171_798_692,
+                isolation: vec!["none: this agent has no engine".to_owned()],
+                settling: false,
+            };
+            let report = Report { observed, running: None, results, events: Vec::new() };
+            let report = serde_json::to_string(&report).expect("a report");
+            self.ask("POST", &report_path(self.identity.instance), &report);
+        }
+    }
+
+    fn perform(&mut self, order: Order) -> TaskResult {
+        let mut learned = Learned::default();
+        match order.task {
+            Task::Fetch { image } => {
+                let number = image.version.parse().expect("a number");
+                let digest = Digest(format!("sha256:{}", "0".repeat(64)));
+                learned.image = Some(ImageFound { digest, number, source: "nowhere".to_owned() });
+            }
+            Task::Check { .. } => learned.preview = Some(Preview::default()),
+            Task::Verify { .. } => {}
+            Task::Section(section) => {
+                self.running = Some((section.generation, section.to.number));
+                learned.gap_us = Some(42_000);
+            }
+        }
+        TaskResult { id: order.id, outcome: Outcome::Done(Box::new(learned)) }
+    }
+
+    /// One request on a connection of its own. Code 0 when there is no server.
+    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let Ok(mut stream) = UnixStream::connect(&self.identity.server_socket) else { return (0, String::new()) };
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            self.identity.token,
+            body.len()
+        );
+        let mut answer = String::new();
+        let done = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
+        let _ = stream.shutdown(Shutdown::Both);
+        if done.is_err() {
+            return (0, String::new());
+        }
+        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (code, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+}
