@@ -13,8 +13,10 @@ use axum::extract::{DefaultBodyLimit, Path as InPath, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use coffer_core::finding::Cause;
 use coffer_core::id::InstanceId;
 use coffer_wire::agent::{Ack, BODY_LIMIT, Desired, POLL_SECONDS, Report};
+use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::net::UnixListener;
@@ -156,12 +158,28 @@ impl Endpoint {
         Ok(Some(desired))
     }
 
+    /// An agent that does not get on with its section goes on trying. Until it does, everybody can see why.
+    async fn tell_stuck(&self, id: InstanceId, cause: &Cause, at: Timestamp) -> Result<(), coffer_store::Error> {
+        warn!(instance = %id, %cause, "the agent does not get on with a section");
+        let event = coffer_store::Event { at, id: "operation.stuck".to_owned(), message: cause.to_string() };
+        let mut write = self.app.store.write().await?;
+        write.insert_event(id, &event).await?;
+        write.set_fault(id, Some(cause), at).await?;
+        write.commit().await
+    }
+
     async fn take(&self, id: InstanceId, report: Report) -> Result<Option<Ack>, coffer_store::Error> {
         let Report { mut observed, running, results, events } = report;
         let contact = &self.app.contact;
         // By our clock: whether it is recent is judged by our clock as well.
         observed.at = self.app.clock.now();
         let news = contact.see(id, &observed, WRITE_SECONDS);
+        let told = contact.running(id).and_then(|r| r.stuck);
+        if let Some(cause) =
+            running.as_ref().and_then(|r| r.stuck.as_ref()).filter(|cause| told.as_ref() != Some(cause))
+        {
+            self.tell_stuck(id, cause, observed.at).await?;
+        }
         contact.set_running(id, running);
         let mut answers = Vec::new();
         for result in &results {

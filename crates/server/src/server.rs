@@ -74,8 +74,11 @@ impl Server {
     /// Opens everything and begins to serve. What operations were doing when the last server ended goes on.
     pub async fn start(setup: Setup) -> Result<Self, Error> {
         let Setup { data, mut config, versions, provider, clock } = setup;
-        fs_err::create_dir_all(&data)?;
-        fs_err::set_permissions(&data, std::fs::Permissions::from_mode(0o711))?;
+        if !data.exists() {
+            fs_err::create_dir_all(&data)?;
+            // Engines run as users of their own and have to get to their roots and volumes through it.
+            fs_err::set_permissions(&data, std::fs::Permissions::from_mode(0o711))?;
+        }
         let lock = lock(&data)?;
         let listen = |source| Error::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;

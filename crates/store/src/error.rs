@@ -15,6 +15,9 @@ pub enum Error {
     /// What is written down cannot be understood: it is damaged, or by a newer Coffer.
     #[error("{table} {id} cannot be read: {why}; hint: was it written by a newer coffer?")]
     Unreadable { table: &'static str, id: String, why: String },
+    /// Its file cannot be opened.
+    #[error(transparent)]
+    File(#[from] std::io::Error),
     /// The schema could not be brought to what this binary knows.
     #[error("the store cannot be migrated: {0}; hint: was it written by a newer coffer?")]
     Migrate(#[from] sqlx::migrate::MigrateError),

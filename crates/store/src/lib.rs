@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use coffer_core::id::ProjectId;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqlSafeStr};
@@ -60,9 +61,10 @@ pub struct Write {
 impl Store {
     /// Opens the store in that file, making it or bringing it to what this binary knows.
     pub async fn open(path: &Path) -> Result<Self, Error> {
+        // Made here, for its owner alone; SQLite gives the files beside it the same mode.
+        fs_err::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // What was answered with 202 has to be there after a power cut.
             .synchronous(SqliteSynchronous::Full)
@@ -79,7 +81,7 @@ impl Store {
         };
         let writer = pool(1).connect_with(options.clone()).await?;
         migrations().run(&writer).await?;
-        let reader = pool(READERS).connect_with(options.read_only(true).create_if_missing(false)).await?;
+        let reader = pool(READERS).connect_with(options.read_only(true)).await?;
         Ok(Self { reader, writer })
     }
 

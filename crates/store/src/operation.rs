@@ -254,7 +254,8 @@ impl Write {
         Ok(())
     }
 
-    async fn set_fault(&mut self, instance: InstanceId, cause: Option<&Cause>, at: Timestamp) -> Result<(), Error> {
+    /// Sets or clears what went wrong last with an instance.
+    pub async fn set_fault(&mut self, instance: InstanceId, cause: Option<&Cause>, at: Timestamp) -> Result<(), Error> {
         let fault = cause.map(|cause| to_json(&Fault { at, cause: cause.clone() })).transpose()?;
         sqlx::query("UPDATE instances SET fault = $2, updated_at = $3 WHERE id = $1")
             .bind(instance.to_string())
