@@ -117,9 +117,8 @@ impl EngineHost {
         Client::connect(spec, &self.paths, &self.secrets).await.map_err(cause)
     }
 
-    /// Ends the engine with all that it acknowledged on disk. On failure it still runs.
-    pub(crate) async fn stop(&mut self, spec: &EngineSpec) -> Result<(), Cause> {
-        let client = self.client(spec).await?;
+    /// Ends the engine with all that it acknowledged on disk. On failure it mostly still runs.
+    pub(crate) async fn stop(&mut self, spec: &EngineSpec, client: Client) -> Result<(), Cause> {
         if let Some(process) = self.process() {
             client.stop(spec, process, STOP_LIMIT).await.map_err(cause)?;
         }

@@ -35,6 +35,7 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
         phase: Phase::START,
         steps: Vec::new(),
         was_running: sup.host.process().is_some(),
+        old_started: false,
         measures: Temporary::default(),
         fingerprint: None,
         quiesced_at: None,
@@ -47,8 +48,9 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
 #[derive(Default)]
 struct Live {
     probe: Option<Probe>,
-    /// When the old engine lets writes go on by itself.
-    writes_wait_until: Option<Instant>,
+    /// The connection over which writes were made to wait, and when the engine lets them go on by itself. Before 6.2 such
+    /// an engine answers no other connection.
+    waiting: Option<(Client, Instant)>,
 }
 
 /// Works off the open section until it is over.
@@ -173,15 +175,14 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
         SectionStep::Prepare => prepare(sup, &section).await,
         SectionStep::Quiesce => quiesce(sup, &section, live).await,
         SectionStep::Stop => {
-            // Writes that waited would be acknowledged by an engine that is about to end, and counted by nobody.
-            if sup.host.process().is_some()
-                && live.writes_wait_until.is_none_or(|until| Instant::now() + MARGIN > until)
-            {
-                quiesce(sup, &section, live).await?;
-            }
             sup.state.wanted = false;
             if sup.host.process().is_some() {
-                sup.host.stop(&section.from).await?;
+                // Writes that go on by themselves would be acknowledged, and counted by nobody.
+                if live.waiting.as_ref().is_none_or(|(_, until)| Instant::now() + MARGIN > *until) {
+                    quiesce(sup, &section, live).await?;
+                }
+                let Some((client, _)) = live.waiting.take() else { return Ok(String::new()) };
+                sup.host.stop(&section.from, client).await?;
             }
             Ok(String::new())
         }
@@ -251,7 +252,7 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     let client = sup.host.client(&section.from).await?;
     let began = Timestamp::now();
     let quiesced = client.quiesce(&section.from, &measures(sup)).await.map_err(cause)?;
-    live.writes_wait_until = Some(quiesced.until);
+    live.waiting = Some((client, quiesced.until));
     let detail = summary(&quiesced.fingerprint);
     if let Some(journal) = sup.state.section.as_mut() {
         journal.quiesced_at.get_or_insert(began);
@@ -279,11 +280,7 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
             client.unquiesce(&section.from).await.map_err(cause)
         }
         SectionStep::Stop if was_running => {
-            if sup.host.process().is_none() {
-                sup.host.start(&section.from, Exposure::Closed).await?;
-                prove(sup, &section.from).await?;
-                open(sup, &section.from).await?;
-            }
+            start_old(sup, &section).await?;
             sup.state.wanted = true;
             Ok(())
         }
@@ -310,6 +307,24 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
         SectionStep::Start => sup.host.kill().await,
         SectionStep::Quiesce | SectionStep::Prove | SectionStep::Open => Ok(()),
     }
+}
+
+/// The old engine again, proven and open, unless it never was stopped.
+async fn start_old(sup: &mut Supervisor, section: &Section) -> Result<(), Cause> {
+    if sup.host.process().is_some() && !sup.state.section.as_ref().is_some_and(|j| j.old_started) {
+        return Ok(());
+    }
+    if let Some(journal) = sup.state.section.as_mut() {
+        journal.old_started = true;
+    }
+    sup.save(Durability::Flushed).map_err(unsaved)?;
+    let client = sup.host.start(&section.from, Exposure::Closed).await?;
+    // Once it is open clients write, and it no longer is what was counted.
+    if client.is_open().await.map_err(cause)? {
+        return Ok(());
+    }
+    prove(sup, &section.from).await?;
+    open(sup, &section.from).await
 }
 
 /// The old engine, running and open: where a way back ends.
@@ -350,8 +365,10 @@ async fn open(sup: &mut Supervisor, spec: &EngineSpec) -> Result<(), Cause> {
     if redis::opens_in_place(spec.number) {
         return client.open(spec).await.map_err(cause);
     }
-    sup.host.stop(spec).await?;
-    sup.host.start(spec, Exposure::Open).await?;
+    if !client.is_open().await.map_err(cause)? {
+        sup.host.stop(spec, client).await?;
+        sup.host.start(spec, Exposure::Open).await?;
+    }
     Ok(())
 }
 

@@ -56,6 +56,9 @@ pub struct Journal {
     pub steps: Vec<StepRecord>,
     /// Whether an engine ran when the section began. If none did, the way back ends without one.
     pub was_running: bool,
+    /// Whether the way back has started the old engine anew. Written before it is started: an engine that runs is then
+    /// not taken for the one that never was stopped.
+    pub old_started: bool,
     /// The measures that are in force for the time of the section.
     pub measures: Temporary,
     /// What the database held when writes were made to wait.

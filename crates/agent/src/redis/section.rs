@@ -131,6 +131,11 @@ impl Client {
         Ok(findings)
     }
 
+    /// Whether clients get in.
+    pub async fn is_open(&self) -> Result<bool, Error> {
+        Ok(self.config("port").await?.get("port").is_some_and(|port| port != "0"))
+    }
+
     /// Lets clients in. Only where [`super::opens_in_place`]. Can be called again.
     pub async fn open(&self, spec: &EngineSpec) -> Result<(), Error> {
         let config = Config::of(spec, None);
