@@ -48,7 +48,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Row>> {
             "root" => (vec![crate::http::request("GET", "/", None, "")], 200),
             "show" => (estate.each(&session, "GET", ""), 200),
             "upgrade_refused" => (estate.each(&session, "PATCH", &upgrade_to("6.0.16")), 400),
-            _ => (vec![session.request("GET", "/instances", "")], 200),
+            _ => (vec![session.request("GET", &format!("/instances?limit={FEW}"), "")], 200),
         };
         for connections in CONNECTIONS {
             bench.say(&format!("{}, {connections} at once", kind.label));
@@ -162,10 +162,7 @@ impl Template {
             compared: Some(Compared { with: TROVE, value: 2400.0 }),
             aim: Some(Aim { text: "below 100 ms".to_owned(), limit: 100.0 }),
         };
-        Ok(vec![
-            row("first", "very first start", self.first_start),
-            row("later", "start", later[later.len() / 2]),
-        ])
+        Ok(vec![row("first", "very first start", self.first_start), row("later", "start", later[later.len() / 2])])
     }
 
     fn measure_memory(&self, bench: &Bench) -> Result<Vec<Row>> {

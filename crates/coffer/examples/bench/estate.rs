@@ -79,8 +79,7 @@ fn instance(n: u32, project: &str, version: &Version, flavor: &Flavor, now: Time
 
 fn creation(row: &Instance, version: &Version, flavor: &Flavor, catalogue: &[Version]) -> Result<Operation> {
     let id = OperationId(Uuid::new_v4());
-    let snapshot =
-        Snapshot { operation: id, instance: row, version, flavor, open: None, observed: None, catalogue };
+    let snapshot = Snapshot { operation: id, instance: row, version, flavor, open: None, observed: None, catalogue };
     let planned = plan_create(&snapshot)?;
     let step = |name: &str| StepRecord {
         name: name.to_owned(),

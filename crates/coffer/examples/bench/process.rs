@@ -12,7 +12,8 @@ const TICK_MS: f64 = 10.0;
 pub(crate) fn cpu_ms(pid: u32) -> Result<f64> {
     let stat = fs_err::read_to_string(format!("/proc/{pid}/stat"))?;
     // Counted after the program's name, which may hold anything.
-    let fields: Vec<_> = stat.rsplit_once(')').map(|(_, rest)| rest.split_ascii_whitespace().collect()).unwrap_or_default();
+    let fields: Vec<_> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_ascii_whitespace().collect()).unwrap_or_default();
     let ticks = |at: usize| fields.get(at).and_then(|ticks: &&str| ticks.parse::<f64>().ok());
     let (user, system) = ticks(11).zip(ticks(12)).with_context(|| format!("no times in {stat:?}"))?;
     Ok((user + system) * TICK_MS)
@@ -57,10 +58,12 @@ pub(crate) fn end_all_of(directory: &Path) {
         let open = fs_err::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         let told = || {
             let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|word| PathBuf::from(String::from_utf8_lossy(word).as_ref()).starts_with(directory))
+            line.split(|byte| *byte == 0)
+                .any(|word| PathBuf::from(String::from_utf8_lossy(word).as_ref()).starts_with(directory))
         };
         *pid != std::process::id()
-            && (open.filter_map(|fd| fs_err::read_link(fd.path()).ok()).any(|file| file.starts_with(directory)) || told())
+            && (open.filter_map(|fd| fs_err::read_link(fd.path()).ok()).any(|file| file.starts_with(directory))
+                || told())
     };
     for pid in all().filter(is_ours) {
         signal(pid, "KILL");

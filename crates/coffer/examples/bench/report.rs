@@ -100,7 +100,8 @@ pub(crate) fn print_table(machine: &Value, rows: &[Row], into: &mut impl io::Wri
     if let Some(column) = table.column_mut(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let said: Vec<_> = machine.as_object().into_iter().flatten().map(|(name, value)| format!("{name} {value}")).collect();
+    let said: Vec<_> =
+        machine.as_object().into_iter().flatten().map(|(name, value)| format!("{name} {value}")).collect();
     writeln!(into, "{table}\n\n{}", said.join(", ").replace('"', ""))
 }
 

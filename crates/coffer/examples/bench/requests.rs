@@ -79,10 +79,5 @@ pub(crate) fn measure(
         waits.get(at).map_or(0.0, |wait| wait.as_secs_f64() * 1000.0)
     };
     let count = f64::from(u32::try_from(waits.len().max(1))?);
-    Ok(Cost {
-        cpu_ms: cpu / count,
-        p50_ms: millis(50),
-        p99_ms: millis(99),
-        per_second: count / took.as_secs_f64(),
-    })
+    Ok(Cost { cpu_ms: cpu / count, p50_ms: millis(50), p99_ms: millis(99), per_second: count / took.as_secs_f64() })
 }
