@@ -12,8 +12,8 @@ use http::header::CONTENT_TYPE;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, ContentBuilder, InfoBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
-    ResponseBuilder, Type,
+    ComponentsBuilder, ContentBuilder, InfoBuilder, ObjectBuilder, OneOfBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
+    Required, ResponseBuilder, Schema, Type,
 };
 use utoipa::{PartialSchema as _, ToSchema as _};
 
@@ -90,16 +90,22 @@ fn parts(path: &str) -> impl Iterator<Item = RefOr<Parameter>> {
     })
 }
 
-/// How anything but success looks: one key, the fault's name.
+/// How anything but success looks: one key, the fault's name; or the shape of the layer in front of Trove.
 fn fault() -> utoipa::openapi::Response {
     let named = ObjectBuilder::new()
-        .description(Some(
-            "one key, the fault's name, such as itemNotFound; 401, a foreign project and what is no JSON have the \
-             shapes of the layers in front of Trove",
-        ))
-        .additional_properties(Some(Ref::from_schema_name(FaultBody::name())))
-        .build();
-    let content = ContentBuilder::new().schema(Some(named)).build();
+        .description(Some("one key, the fault's name, such as itemNotFound, or error for Keystone's"))
+        .additional_properties(Some(Ref::from_schema_name(FaultBody::name())));
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let front = ObjectBuilder::new()
+        .description(Some("a foreign project, what is no JSON, and what does not say that it is"))
+        .property("message", text())
+        .property("code", text())
+        .property("title", text())
+        .required("message")
+        .required("code")
+        .required("title");
+    let either = Schema::OneOf(OneOfBuilder::new().item(named).item(front).build());
+    let content = ContentBuilder::new().schema(Some(either)).build();
     ResponseBuilder::new().description("a fault").content("application/json", content).build()
 }
 
