@@ -109,5 +109,8 @@ fn migrations() -> Migrator {
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![simple(1, "foundation", include_str!("../migrations/0001_foundation.sql"))])
+    Migrator::with_migrations(vec![
+        simple(1, "foundation", include_str!("../migrations/0001_foundation.sql")),
+        simple(2, "newest address", include_str!("../migrations/0002_newest_address.sql")),
+    ])
 }
