@@ -14,7 +14,9 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x8f1d_6c5e_2b0a_4e39_9d57_c0ff_e700_000
 #[derive(Clone, Debug, PartialEq)]
 pub struct CatalogueSeed {
     pub datastore: Datastore,
+    /// The entry's version: a number, or the beginning of one. The version's id is made from it.
     pub name: String,
+    /// The number of the image that is here; until there is one, what the entry says.
     pub number: Number,
     /// The image, where the catalogue says which one it has to be.
     pub image: Option<Digest>,
@@ -50,7 +52,8 @@ impl Catalogue {
             let version = Version {
                 id: version_id(seed.datastore, &seed.name),
                 datastore: seed.datastore,
-                name: seed.name,
+                // A series is named by what it turned out to be.
+                name: seed.number.to_string(),
                 number: seed.number,
                 image: seed.image,
                 active: seed.active,
@@ -83,8 +86,16 @@ impl Catalogue {
         self.all().iter().find(|v| v.id == id).map(Arc::clone)
     }
 
-    /// The version of that name.
+    /// The version of that name; else the one with that number; else the only one whose number begins so, as `8.0`.
     pub(crate) fn named(&self, datastore: Datastore, name: &str) -> Option<Arc<Version>> {
-        self.all().iter().find(|v| v.datastore == datastore && v.name == name).map(Arc::clone)
+        let all = self.all();
+        let of_datastore = || all.iter().filter(|v| v.datastore == datastore);
+        let exactly = of_datastore().find(|v| v.name == name);
+        let numbered = || of_datastore().find(|v| v.number.to_string() == name);
+        let series = || {
+            let mut matching = of_datastore().filter(|v| v.number.to_string().starts_with(&format!("{name}.")));
+            matching.next().filter(|_| matching.next().is_none())
+        };
+        exactly.or_else(numbered).or_else(series).map(Arc::clone)
     }
 }

@@ -3,6 +3,7 @@
 //! A claim raises the epoch; every write of the claimant names it. The lease keeps two runners from claiming the same
 //! operation in turns; it is not what makes writes safe, the epoch is.
 
+use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
 use coffer_core::id::{Digest, Generation, InstanceId, OperationId, TaskId, VersionId};
 use coffer_core::instance::{Fault, Instance, Operation};
@@ -37,8 +38,8 @@ pub struct Work {
 pub enum Change {
     /// The agent is to run this.
     Desire(Desire),
-    /// This image was fetched for the version.
-    Image { version: VersionId, digest: Digest },
+    /// This image was fetched for the version, and its program says this number.
+    Image { version: VersionId, digest: Digest, number: Number },
     /// The instance has served.
     Built { generation: Generation },
     /// The instance runs this, and it was proven.
@@ -227,7 +228,7 @@ impl Write {
                 .bind(instance.to_string())
                 .bind(to_json(desire)?)
                 .bind(micros(now)),
-            Change::Image { version, digest } => return self.record_image(*version, digest).await,
+            Change::Image { version, digest, number } => return self.record_image(*version, digest, *number).await,
             Change::Built { generation } => {
                 sqlx::query("UPDATE instances SET built = TRUE, generation = $2, updated_at = $3 WHERE id = $1")
                     .bind(instance.to_string())

@@ -1,6 +1,6 @@
 //! The catalogue of datastore versions. It belongs to no tenant.
 
-use coffer_core::datastore::Version;
+use coffer_core::datastore::{Number, Version};
 use coffer_core::id::{Digest, VersionId};
 
 use crate::row::{Columns, to_json};
@@ -31,14 +31,18 @@ impl Store {
 }
 
 impl Write {
-    /// Writes a version as the catalogue has it. Of one that is there already only number and sources change: name,
-    /// image, active and default are the operator's, or were found out. It becomes the default only where there is none.
+    /// Writes a version as the catalogue has it. Of one that is there already only its sources change, and its number until
+    /// an image says which it is: name, image, active and default are the operator's, or were found out. A name that only
+    /// repeats the number goes with it. It becomes the default only where there is none.
     pub async fn seed_version(&mut self, version: &Version) -> Result<(), Error> {
         sqlx::query(
             "INSERT INTO versions (id, datastore, name, number, image, active, is_default, sources) \
              VALUES ($1, $2, $3, $4, $5, $6, \
                  $7 AND NOT EXISTS (SELECT 1 FROM versions d WHERE d.datastore = $2 AND d.is_default), $8) \
-             ON CONFLICT (id) DO UPDATE SET number = excluded.number, sources = excluded.sources",
+             ON CONFLICT (id) DO UPDATE SET sources = excluded.sources, \
+                 number = CASE WHEN versions.image IS NULL THEN excluded.number ELSE versions.number END, \
+                 name = CASE WHEN versions.image IS NULL AND versions.name = versions.number \
+                     THEN excluded.number ELSE versions.name END",
         )
         .bind(version.id.to_string())
         .bind(version.datastore.name())
@@ -76,14 +80,18 @@ impl Write {
         }
     }
 
-    /// Records which image was fetched for a version. The first one stays: what instances run must not change under
-    /// them.
-    pub async fn record_image(&mut self, version: VersionId, image: &Digest) -> Result<(), Error> {
-        sqlx::query("UPDATE versions SET image = $1 WHERE id = $2 AND image IS NULL")
-            .bind(&image.0)
-            .bind(version.to_string())
-            .execute(&mut *self.tx)
-            .await?;
+    /// Records which image was fetched for a version, and the number that its program says. The first one stays: what
+    /// instances run must not change under them. A version that was named by its series is named by its number from now on.
+    pub async fn record_image(&mut self, version: VersionId, image: &Digest, number: Number) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE versions SET image = $1, number = $2, name = CASE WHEN name = number THEN $2 ELSE name END \
+             WHERE id = $3 AND image IS NULL",
+        )
+        .bind(&image.0)
+        .bind(number.to_string())
+        .bind(version.to_string())
+        .execute(&mut *self.tx)
+        .await?;
         Ok(())
     }
 }

@@ -38,6 +38,7 @@ on_sqlite!(
     eight_claimants_make_one_claim,
     one_version_is_the_default_and_names_are_unique,
     the_first_image_of_a_version_stays,
+    a_series_is_named_by_the_number_of_its_image,
     the_record_of_a_step_is_one_with_its_change,
     what_is_written_is_read_again_exactly,
     who_is_to_have_an_agent_follows_from_the_record,

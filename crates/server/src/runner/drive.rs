@@ -194,9 +194,9 @@ impl Runner {
         let mut detail = String::new();
         if let Some(image) = image {
             let version: VersionId = operation.target.unwrap_or(instance.version);
-            pin_image(operation, version, &image.digest);
+            pin_image(operation, version, &image);
             detail = format!("{} from {}", image.digest, image.source);
-            changes.push(Change::Image { version, digest: image.digest });
+            changes.push(Change::Image { version, digest: image.digest, number: image.number });
         }
         if let Err(cause) = &outcome {
             detail.clone_from(&cause.message);

@@ -1,12 +1,12 @@
 //! What a step of a plan comes down to, as far as it can be said without doing anything. Pure.
 
 use coffer_core::finding::Cause;
-use coffer_core::id::{Digest, Generation, OperationId, TaskId, VersionId};
+use coffer_core::id::{Generation, OperationId, TaskId, VersionId};
 use coffer_core::instance::{Engine, Observed, Operation};
 use coffer_core::operation::{Next, next};
 use coffer_core::plan::{Record, Step};
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::{Order, StepEnd, StepRecord, Task};
+use coffer_core::task::{ImageFound, Order, StepEnd, StepRecord, Task};
 use jiff::Timestamp;
 
 /// An engine that has ended so often at its first start will not come up by being started once more.
@@ -95,11 +95,12 @@ pub(crate) fn record_undo(operation: &mut Operation, at: usize, end: StepEnd, de
 }
 
 /// Says in the rest of the plan which image was found for what was asked without a digest, so that every later step
-/// means the same one.
-pub(crate) fn pin_image(operation: &mut Operation, version: VersionId, digest: &Digest) {
+/// means the same one, and which number its program says.
+pub(crate) fn pin_image(operation: &mut Operation, version: VersionId, image: &ImageFound) {
     let pin = |spec: &mut EngineSpec| {
         if spec.version == version && spec.image.digest.is_none() {
-            spec.image.digest = Some(digest.clone());
+            spec.image.digest = Some(image.digest.clone());
+            spec.number = image.number;
         }
     };
     for step in &mut operation.plan.steps {

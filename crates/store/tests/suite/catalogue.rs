@@ -61,10 +61,23 @@ pub(crate) async fn the_first_image_of_a_version_stays(store: &Store) {
     seed(store, std::slice::from_ref(&seven)).await;
     for digest in ["sha256:first", "sha256:second"] {
         let mut write = store.write().await.expect("write");
-        write.record_image(seven.id, &Digest::from(digest)).await.expect("image");
+        write.record_image(seven.id, &Digest::from(digest), seven.number).await.expect("image");
         write.commit().await.expect("commit");
     }
     assert_eq!(find(store, &seven).await.image, Some(Digest::from("sha256:first")));
+}
+
+pub(crate) async fn a_series_is_named_by_the_number_of_its_image(store: &Store) {
+    let series = Version { image: None, ..version(1, Datastore::Redis, "8.0") };
+    seed(store, std::slice::from_ref(&series)).await;
+    let mut write = store.write().await.expect("write");
+    let number = "8.0.2".parse().expect("number");
+    write.record_image(series.id, &Digest::from("sha256:first"), number).await.expect("image");
+    write.commit().await.expect("commit");
+    // The catalogue still says the series, or a later image is on the host: what was recorded stays.
+    seed(store, &[Version { number: "8.0.6".parse().expect("number"), ..series.clone() }]).await;
+    let found = find(store, &series).await;
+    assert_eq!((found.name.as_str(), found.number), ("8.0.2", number));
 }
 
 pub(crate) async fn a_token_comes_with_its_owner_and_roles_until_it_is_deleted(store: &Store) {
