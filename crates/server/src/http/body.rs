@@ -8,6 +8,7 @@ use coffer_wire::trove::{Fault, Kind};
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -33,6 +34,9 @@ impl FromRequest<Shared> for Json {
         let kind = given.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/json") {
             return Err(Fault::media_type(kind).into());
+        }
+        if request.body().size_hint().lower() > LIMIT as u64 {
+            return Err(Fault::too_large(LIMIT).into());
         }
         let read = Limited::new(request.into_body(), LIMIT).collect();
         let body = match tokio::time::timeout(ARRIVAL, read).await {

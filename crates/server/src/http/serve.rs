@@ -20,8 +20,9 @@ use crate::ending::Ending;
 
 /// How many connections there may be at a time.
 const CONNECTIONS: usize = 1024;
-/// How long a client may take to send the headers of its next request.
-const HEADERS: Duration = Duration::from_secs(30);
+/// How long a client may take to send the headers of its next request, which is also how long a connection may be idle:
+/// long enough that a client that thinks between two requests finds it open.
+const HEADERS: Duration = Duration::from_secs(75);
 /// The longest headers, in bytes. Keystone's longest tokens fit in it.
 const HEADER_BYTES: usize = 64 << 10;
 /// How long requests that are being answered may take to end once the server is to stop.
