@@ -41,8 +41,7 @@ pub(crate) struct EngineHost {
     pub(crate) user: User,
     cgroup: String,
     process: Option<Process>,
-    /// How the engine is isolated and what of its flavor is enforced, in sentences.
-    pub(crate) isolation: Vec<String>,
+    isolation: Option<Vec<String>>,
 }
 
 impl EngineHost {
@@ -62,13 +61,18 @@ impl EngineHost {
             },
             cgroup: identity.instance.to_string(),
             process,
-            isolation: Vec::new(),
+            isolation: None,
             paths,
         })
     }
 
     pub(crate) fn images(&self) -> &coffer_image::Store {
         &self.images
+    }
+
+    /// How the engine is isolated and what of its flavor is enforced, in sentences; `None` when an earlier agent started it.
+    pub(crate) fn isolation(&self) -> Option<Vec<String>> {
+        self.isolation.clone()
     }
 
     /// The engine, if it runs.
@@ -90,7 +94,7 @@ impl EngineHost {
                 cpu_millis: spec.cpu_millis,
             });
             let started = sandbox::start(&launch).map_err(|e| Cause::new(in_full(&e), ""))?;
-            self.isolation = describe(&started);
+            self.isolation = Some(describe(&started));
             self.process = Some(started.process);
         }
         self.ready(spec).await

@@ -33,6 +33,8 @@ pub struct State {
     pub on_disk: Option<Number>,
     /// Whether the engine should be running. Off only while a section has it stopped, or when a person stopped it.
     pub wanted: bool,
+    /// How the engine is isolated and what of its flavor is enforced, in sentences.
+    pub isolation: Vec<String>,
     /// How the engine should keep its data, where measures that are in force only for a while are still to be ended.
     pub settle: Option<Persistence>,
     /// The section that is being worked off.

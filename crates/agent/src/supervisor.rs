@@ -130,7 +130,10 @@ impl Supervisor {
     }
 
     /// Replaces the state file.
-    pub(crate) fn save(&self, durability: Durability) -> Result<(), crate::Error> {
+    pub(crate) fn save(&mut self, durability: Durability) -> Result<(), crate::Error> {
+        if let Some(isolation) = self.host.isolation() {
+            self.state.isolation = isolation;
+        }
         Ok(self.file.save(&self.state, durability)?)
     }
 
@@ -152,7 +155,7 @@ impl Supervisor {
                 running: self.state.engine.as_ref().filter(|_| serving).map(|e| e.number),
                 on_disk: self.state.on_disk,
                 volume_used_bytes: self.volume_used_bytes,
-                isolation: self.host.isolation.clone(),
+                isolation: self.state.isolation.clone(),
                 settling: self.state.settle.is_some(),
             },
             running: running.or(beside),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coffer_core::datastore::Version;
-use coffer_core::finding::Finding;
+use coffer_core::finding::{Cause, Finding};
 use coffer_core::id::{Epoch, InstanceId, OperationId, VersionId};
 use coffer_core::instance::{Instance, Kind, Operation};
 use coffer_core::operation::{Phase, Plan};
@@ -50,10 +50,11 @@ impl App {
         let row = write.instance(scope_of(caller), id).await?;
         let mut row = row.ok_or_else(|| Error::not_found(Thing::Instance, id))?;
         let now = self.clock.now();
-        if let Some(stuck) = row.open.take_if(|open| kind == Kind::Delete && is_stuck(open))
-            && let Some(cause) = stuck.phase.cause()
+        if kind == Kind::Delete
+            && let Some(cause) = row.open.as_ref().and_then(|open| self.stuck(id, open))
+            && let Some(stuck) = row.open.take()
         {
-            write.end_stuck(stuck.id, cause, now).await?;
+            write.end_stuck(stuck.id, &cause, now).await?;
         }
         let operation = OperationId(Uuid::new_v4());
         let planned = match (self.planned(operation, &row, now, plan)?, &row.open) {
@@ -68,6 +69,16 @@ impl App {
         write.commit().await?;
         self.contact.wake_runner();
         Ok(operation)
+    }
+
+    /// Why an open operation needs a person: it waits for one, or its agent has tried again and again.
+    pub(super) fn stuck(&self, id: InstanceId, open: &OpenOperation) -> Option<Cause> {
+        match &open.phase {
+            Phase::Stuck { cause, .. } => Some(cause.clone()),
+            Phase::Forward { .. } | Phase::Backward { .. } | Phase::Done | Phase::Undone { .. } => {
+                self.contact.running(id).and_then(|running| running.stuck)
+            }
+        }
     }
 
     /// Has an instance planned for, with everything that a planner wants to know of it.
@@ -122,8 +133,4 @@ pub(super) fn new_operation(
         created_at: now,
         updated_at: now,
     }
-}
-
-fn is_stuck(open: &OpenOperation) -> bool {
-    matches!(open.phase, Phase::Stuck { .. })
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use coffer_core::flavor::Flavor;
 use coffer_core::id::{FlavorId, InstanceId, ProjectId};
-use coffer_core::instance::{Observed, Operation, Status, operating_status};
+use coffer_core::instance::{Fault, Observed, Operation, Status, operating_status};
 use coffer_store::{Event, InstanceRow, Store};
 use jiff::Timestamp;
 use versions::{needs_admin, needs_write};
@@ -154,8 +154,12 @@ impl App {
 
     /// An instance as it is shown.
     fn view(&self, row: InstanceRow, now: Timestamp) -> Result<InstanceView, Error> {
-        let InstanceRow { instance, observed, open } = row;
-        let status = Status::of(instance.built, open.as_ref().map(|o| (o.kind, &o.phase)));
+        let InstanceRow { mut instance, observed, open } = row;
+        let mut status = Status::of(instance.built, open.as_ref().map(|o| (o.kind, &o.phase)));
+        if let Some(cause) = open.as_ref().and_then(|o| self.stuck(instance.id, o)) {
+            status = Status::Error;
+            instance.fault.get_or_insert(Fault { at: now, cause });
+        }
         let requested = open.as_ref().and_then(|o| o.target).filter(|_| status == Status::Upgrade);
         let shown = requested.unwrap_or(instance.version);
         let version = self.catalogue.version(shown).ok_or_else(|| Error::internal(format!("no version {shown}")))?;
