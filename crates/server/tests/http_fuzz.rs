@@ -1,5 +1,7 @@
 //! Whatever is sent, nothing fails inside: never a 500, always a body in one of the shapes of a fault.
 
+#![allow(clippy::panic, reason = "a test ends by panicking")]
+
 mod support;
 
 use proptest::prelude::*;

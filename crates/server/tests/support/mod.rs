@@ -1,6 +1,7 @@
 //! A whole server in a directory of its own, with agents that have no engine, and a client that shows everything.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part of it that it needs")]
+#![allow(clippy::panic, clippy::format_collect, reason = "a test ends by panicking, and is read more often than run")]
 
 pub mod agent;
 pub mod shape;
