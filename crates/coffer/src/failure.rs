@@ -73,6 +73,12 @@ impl Failure {
         }
     }
 
+    /// The same with a hint, where it was refused or not found and nobody knew a better one.
+    pub(crate) fn or_hint(self, hint: &str) -> Self {
+        let lacks = self.hint.is_empty() && matches!(self.kind, Kind::Refused | Kind::NotFound);
+        if lacks { Self { hint: hint.to_owned(), ..self } } else { self }
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(self.kind.code())
     }

@@ -113,6 +113,9 @@ fn text(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(" ")
+        }
         other => other.to_string(),
     }
 }
@@ -149,18 +152,24 @@ mod tests {
 
     #[test]
     fn a_single_thing_has_its_fields_sorted_and_all_aligned_left() {
-        let record = || Record(vec![("volume".into(), json!(1)), ("ip".into(), json!(["127.20.0.2"]))]);
+        let record = || {
+            let addresses = json!([{"address": "a", "type": "private"}]);
+            Record(vec![("volume".into(), json!(1)), ("ip".into(), json!(["a", "b"])), ("addresses".into(), addresses)])
+        };
         assert_eq!(
             record().render(Format::Table),
             "\
-+--------+------------+
-| Field  | Value      |
-+--------+------------+
-| ip     | 127.20.0.2 |
-| volume | 1          |
-+--------+------------+
++-----------+------------------------+
+| Field     | Value                  |
++-----------+------------------------+
+| addresses | address=a type=private |
+| ip        | a, b                   |
+| volume    | 1                      |
++-----------+------------------------+
 "
         );
-        assert_eq!(record().render(Format::Json), "{\n  \"ip\": [\n    \"127.20.0.2\"\n  ],\n  \"volume\": 1\n}\n");
+        let parsed: serde_json::Value = serde_json::from_str(&record().render(Format::Json)).expect("JSON");
+        assert_eq!(parsed["addresses"][0]["type"], "private");
+        assert_eq!(parsed["ip"], json!(["a", "b"]));
     }
 }

@@ -134,8 +134,8 @@ struct Display<'a> {
     name: &'a str,
     /// `None` where nobody would see it move.
     bar: Option<ProgressBar>,
-    /// How many steps have been told.
-    told: usize,
+    /// How each step ended, as far as it has been told. A step may be told twice: that it is done, and that it is undone.
+    told: Vec<Option<StepEnd>>,
     titled: bool,
 }
 
@@ -151,7 +151,7 @@ impl<'a> Display<'a> {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self { name, bar, told: 0, titled: false }
+        Self { name, bar, told: Vec::new(), titled: false }
     }
 
     fn show(&mut self, operation: &Operation) {
@@ -164,14 +164,16 @@ impl<'a> Display<'a> {
             };
             self.say(&format!("{} {}{versions}", operation.kind, self.name));
         }
-        // Steps are only ever added, and end in the order in which they began.
-        let over: Vec<_> = operation.steps.iter().take_while(|step| step.outcome.is_some()).collect();
-        for step in over.iter().skip(self.told) {
-            self.say(&line(step));
+        self.told.resize(self.told.len().max(operation.steps.len()), None);
+        for (at, step) in operation.steps.iter().enumerate() {
+            if step.outcome.is_some() && step.outcome != self.told[at] {
+                self.told[at] = step.outcome;
+                self.say(&line(step));
+            }
         }
-        self.told = self.told.max(over.len());
         if let Some(bar) = &self.bar {
-            let running = operation.steps.iter().find(|step| step.outcome.is_none());
+            // The last of them: a step that the agent works off is within another that waits for it.
+            let running = operation.steps.iter().rfind(|step| step.outcome.is_none());
             bar.set_message(running.map_or_else(String::new, |step| step.name.clone()));
         }
     }

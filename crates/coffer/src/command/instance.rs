@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use coffer_core::finding::Severity;
-use coffer_wire::trove::instance::Instance;
+use coffer_wire::trove::instance::{Instance, InstanceBody};
 use coffer_wire::trove::operation::{Operation, PlanBody};
 use coffer_wire::trove::request::{DatastoreChoice, InstanceChange, NewInstance, NewVolume, UpgradePreview};
 use reqwest::Method;
@@ -100,6 +100,7 @@ async fn create(session: Session, create: Create) -> Result<(), Failure> {
     if settings.len() < create.settings.len() {
         return Err(Failure::new(Kind::Usage, "a setting is given twice", "give each --set another NAME"));
     }
+    let hint = choices(create.datastore.as_deref());
     let new = NewInstance {
         name: create.name,
         flavor: Some(flavor.str_id),
@@ -112,9 +113,8 @@ async fn create(session: Session, create: Create) -> Result<(), Failure> {
         settings,
         unsupported: Vec::new(),
     };
-    let created: coffer_wire::trove::instance::InstanceBody =
-        session.trove.post("/instances", &json!({"instance": new})).await?;
-    let mut instance = created.instance;
+    let asked = session.trove.post("/instances", &json!({"instance": new})).await;
+    let InstanceBody { mut instance } = asked.map_err(|failure: Failure| failure.or_hint(&hint))?;
     let password = instance.detail.as_mut().and_then(|detail| detail.password.take()).map(|password| password.0);
     // Before anything else can fail: it cannot be had again.
     if let (Some(password), Format::Table) = (&password, session.format) {
@@ -145,14 +145,16 @@ async fn upgrade(session: Session, upgrade: Upgrade) -> Result<(), Failure> {
     }
     let change = InstanceChange { datastore_version: Some(upgrade.version), ..InstanceChange::default() };
     let path = format!("/instances/{}", instance.id);
-    session.trove.tell(Method::PATCH, &path, Some(&json!({"instance": change}))).await?;
+    let asked = session.trove.tell(Method::PATCH, &path, Some(&json!({"instance": change}))).await;
+    asked.map_err(|failure| failure.or_hint(&choices(Some(&instance.datastore.datastore))))?;
     follow(session, &instance, upgrade.wait).await
 }
 
 async fn preview(session: &Session, instance: &Instance, version: String) -> Result<(), Failure> {
     let path = format!("/instances/{}/upgrade-preview", instance.id);
     let body = json!({"upgrade": UpgradePreview { datastore_version: version }});
-    let PlanBody { plan } = session.trove.post(&path, &body).await?;
+    let asked = session.trove.post(&path, &body).await;
+    let PlanBody { plan } = asked.map_err(|failure| failure.or_hint(&choices(Some(&instance.datastore.datastore))))?;
     print(session.format, &plan, || plan::render(&instance.name, &plan))?;
     if plan.findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Err(Failure::new(
@@ -162,6 +164,14 @@ async fn preview(session: &Session, instance: &Instance, version: String) -> Res
         ));
     }
     Ok(())
+}
+
+/// How to see which versions there are to choose from.
+fn choices(datastore: Option<&str>) -> String {
+    match datastore {
+        Some(datastore) => format!("coffer datastore version list {datastore}"),
+        None => "coffer datastore list".to_owned(),
+    }
 }
 
 async fn delete(session: Session, instances: &[String], wait: Wait) -> Result<(), Failure> {

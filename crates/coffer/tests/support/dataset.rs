@@ -4,7 +4,7 @@
 //! sets and hashes are sorted, scores are compared as numbers, expiries as points in time.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 
 use sha2::{Digest as _, Sha256};
@@ -58,7 +58,7 @@ fn commands(n: usize) -> Vec<Vec<String>> {
     if kind == "stream" {
         all.push(of(&["XGROUP", "CREATE", &key, "readers", "0"]));
     }
-    if n % 7 == 0 {
+    if n.is_multiple_of(7) {
         all.push(of(&["EXPIRE", &key, &(86_400 + n).to_string()]));
     }
     all
@@ -121,7 +121,9 @@ pub(crate) fn summarize(connection: &mut Connection) -> io::Result<Summary> {
             *summary.kinds.entry(kind).or_default() += 1;
         }
     }
-    summary.digest = all.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    for byte in all.finalize() {
+        let _ = write!(summary.digest, "{byte:02x}");
+    }
     Ok(summary)
 }
 
@@ -144,13 +146,12 @@ fn scan(connection: &mut Connection) -> io::Result<Vec<Vec<u8>>> {
 
 fn read_command<'a>(kind: &str, key: &'a [u8]) -> Vec<&'a [u8]> {
     match kind {
-        "string" => vec![b"GET", key],
         "list" => vec![b"LRANGE", key, b"0", b"-1"],
         "set" => vec![b"SMEMBERS", key],
         "zset" => vec![b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"],
         "hash" => vec![b"HGETALL", key],
         "stream" => vec![b"XRANGE", key, b"-", b"+"],
-        // Asked for what it is, so that a kind nobody thought of is an error and not a silence.
+        // Of a string; of a kind that nobody thought of it is an error and not a silence.
         _ => vec![b"GET", key],
     }
 }
@@ -198,7 +199,9 @@ fn hash(into: &mut Sha256, reply: &Reply) {
         Reply::List(items) => {
             into.update(b"l");
             into.update(items.len().to_le_bytes());
-            items.iter().for_each(|item| hash(into, item));
+            for item in items {
+                hash(into, item);
+            }
         }
         Reply::Error(error) => {
             into.update(b"e");
