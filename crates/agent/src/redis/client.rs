@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffer_core::datastore::Number;
+use coffer_core::datastore::{Datastore, Number};
 use coffer_core::engine::redis::acl;
 use coffer_core::engine::redis::checks::{self, Facts};
 use coffer_core::engine::redis::config::SOCKET;
@@ -39,6 +39,7 @@ pub struct Client {
     pub(super) paths: Paths,
     /// Number and family by the spec, which decide what the engine understands.
     pub(super) number: Number,
+    pub(super) is_valkey: bool,
     pub(super) has_users: bool,
     pub(super) pauses_writes: bool,
 }
@@ -69,6 +70,7 @@ impl Client {
             login: Arc::new(Login { run: paths.run.clone(), user, password: password.clone() }),
             paths: paths.clone(),
             number: spec.number,
+            is_valkey: spec.datastore() == Datastore::Valkey,
             has_users,
             pauses_writes: pauses_writes(spec),
         }

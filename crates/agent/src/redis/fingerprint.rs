@@ -8,7 +8,7 @@ use redis::{Pipeline, RedisResult, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::client::parse_info;
-use super::{Client, Error, survey};
+use super::{Client, Error, hex, survey};
 
 /// Up to so many keys are counted by type, which takes 15 ms or so.
 const COUNTED: u64 = 10_000;
@@ -173,13 +173,17 @@ fn digest(kind: &str, contents: &[Option<Value>]) -> Option<String> {
         "set" => {
             let mut members = strings(first)?;
             members.sort();
-            members.iter().for_each(|member| absorb_bytes(&mut hash, member));
+            for member in &members {
+                absorb_bytes(&mut hash, member);
+            }
         }
         "hash" => {
             let flat = strings(first)?;
             let mut pairs: Vec<_> = flat.chunks(2).collect();
             pairs.sort();
-            pairs.concat().iter().for_each(|field| absorb_bytes(&mut hash, field));
+            for field in pairs.concat() {
+                absorb_bytes(&mut hash, &field);
+            }
         }
         "zset" => {
             for pair in strings(first)?.chunks(2) {
@@ -193,7 +197,9 @@ fn digest(kind: &str, contents: &[Option<Value>]) -> Option<String> {
             let mut groups: Vec<BTreeMap<String, Value>> = redis::from_redis_value_ref(parts.next()??).ok()?;
             groups.sort_by_key(|group| group.get("name").and_then(|v| redis::from_redis_value_ref::<String>(v).ok()));
             for group in &groups {
-                ["name", "last-delivered-id", "pending"].iter().for_each(|f| absorb(&mut hash, &group[*f]));
+                for field in ["name", "last-delivered-id", "pending"] {
+                    absorb(&mut hash, group.get(field)?);
+                }
             }
             let stream: BTreeMap<String, Value> = redis::from_redis_value_ref(parts.next()??).ok()?;
             absorb(&mut hash, stream.get("last-generated-id")?);
@@ -222,7 +228,9 @@ fn absorb(hash: &mut Sha256, value: &Value) {
     match value {
         Value::Array(items) => {
             hash.update(items.len().to_le_bytes());
-            items.iter().for_each(|item| absorb(hash, item));
+            for item in items {
+                absorb(hash, item);
+            }
         }
         Value::BulkString(bytes) => absorb_bytes(hash, bytes),
         Value::SimpleString(text) => absorb_bytes(hash, text.as_bytes()),
@@ -238,8 +246,4 @@ fn absorb_bytes(hash: &mut Sha256, bytes: &[u8]) {
 
 fn convert<T: redis::FromRedisValue>(command: &'static str, value: Value) -> Result<T, Error> {
     redis::from_redis_value(value).map_err(|_| Error::Misunderstood { command })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::client::pauses_writes;
 use super::disk::{self, OnDisk};
-use super::{Error, Paths, Secrets};
+use super::{Error, Paths, Secrets, hex};
 use crate::sandbox::{Bind, Launch, User};
 
 /// Files that an engine opens beside one per client.
@@ -70,6 +70,8 @@ pub fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, exposur
     match disk::to_load(&paths.data, opens_in_place(spec.number)) {
         OnDisk::AppendOnly => with("appendonly", "yes"),
         OnDisk::Snapshot => with("appendonly", "no"),
+        // An engine that holds nothing is stopped as safely as any other.
+        OnDisk::Nothing if exposure == Exposure::Closed => with("appendonly", "yes"),
         OnDisk::Nothing => {}
     }
     if exposure == Exposure::Closed {
@@ -115,8 +117,7 @@ fn inside(dir: &Path, path: &str) -> PathBuf {
 }
 
 fn hash(password: &SecretString) -> String {
-    let hash = Sha256::digest(password.expose_secret());
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(password.expose_secret()))
 }
 
 pub(super) fn ensure_dir(dir: &Path, user: User) -> Result<(), Error> {

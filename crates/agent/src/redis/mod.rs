@@ -90,3 +90,11 @@ pub struct Temporary {
     /// The keys whose values are compared.
     pub sample: Vec<SampleKey>,
 }
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

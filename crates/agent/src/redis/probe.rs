@@ -92,7 +92,7 @@ fn connect(
     (user, password): &(Option<&'static str>, SecretString),
 ) -> redis::RedisResult<redis::Connection> {
     // Refused is told at once; the library would take its time with names.
-    drop(TcpStream::connect_timeout(&address.into(), PATIENCE).map_err(io::Error::from)?);
+    drop(TcpStream::connect_timeout(&address.into(), PATIENCE)?);
     let mut login = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP2)
         .set_skip_set_lib_name()

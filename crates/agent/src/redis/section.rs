@@ -96,7 +96,8 @@ impl Client {
     }
 
     /// Ends the engine with all that it acknowledged on disk. Fails with [`Error::Unsafe`] or [`Error::Late`] and the
-    /// engine goes on running, or with [`Error::Ended`] and it is gone, having kept what it could.
+    /// engine goes on running, or with [`Error::Ended`] and it is gone, having kept what it could. Before 6.2 it is not
+    /// asked again whether it is safe, because [`Client::quiesce`] has and it answers nobody since.
     pub async fn stop(self, spec: &EngineSpec, process: &Process, within: Duration) -> Result<(), Error> {
         if self.pauses_writes {
             if let Some(reason) = unsafe_to_stop(&self.info("persistence").await?) {

@@ -10,10 +10,10 @@ use super::client::parse_info;
 use super::{Client, Error};
 
 /// How many keys of each type are compared as a whole.
-const PER_TYPE: usize = 64;
+const PER_TYPE: usize = 32;
 /// How many elements a value of the sample may have, and how many bytes a string: reading it must not be felt.
-const ELEMENTS: u64 = 512;
-const BYTES: u64 = 64 << 10;
+const ELEMENTS: u64 = 128;
+const BYTES: u64 = 16 << 10;
 /// How many keys are looked at to choose the sample.
 const KEYS: usize = 1_000_000;
 /// How many keys are asked for at a time. The engine answers within a millisecond.
@@ -37,7 +37,12 @@ pub(super) async fn choose_sample(client: &Client) -> Result<Vec<SampleKey>, Err
     for (kind, heap) in chosen {
         let keys: Vec<SampleKey> = heap.into_sorted_vec().into_iter().map(|(_, key)| key).collect();
         let small = small_ones(client, &kind, &keys).await?;
-        sample.extend(keys.into_iter().zip(small).filter(|(_, small)| *small).map(|(key, _)| key).take(PER_TYPE));
+        let mut keys: Vec<_> = keys.into_iter().zip(small).filter(|(_, small)| *small).map(|(key, _)| key).collect();
+        if kind == "hash" && fields_expire(client) {
+            keys = lasting_ones(client, keys).await?;
+        }
+        keys.truncate(PER_TYPE);
+        sample.extend(keys);
     }
     sample.sort();
     Ok(sample)
@@ -59,6 +64,32 @@ async fn small_ones(client: &Client, kind: &str, keys: &[SampleKey]) -> Result<V
     }
     let sizes: Vec<RedisResult<u64>> = client.ask_all(command, &mut questions).await?;
     Ok(sizes.into_iter().map(|size| size.is_ok_and(|size| size <= limit)).collect())
+}
+
+/// Whether fields of hashes can expire.
+fn fields_expire(client: &Client) -> bool {
+    match client.is_valkey {
+        true => client.number.at_least(9, 0),
+        false => client.number.at_least(7, 4),
+    }
+}
+
+/// Those hashes of which no field expires: the others may change by themselves.
+async fn lasting_ones(client: &Client, keys: Vec<SampleKey>) -> Result<Vec<SampleKey>, Error> {
+    let mut questions = redis::pipe();
+    for key in &keys {
+        questions.cmd("SELECT").arg(key.database).ignore().cmd("HKEYS").arg(&key.key.0);
+    }
+    let fields: Vec<RedisResult<Vec<Vec<u8>>>> = client.ask_all("HKEYS", &mut questions).await?;
+    let mut questions = redis::pipe();
+    for (key, fields) in keys.iter().zip(fields) {
+        let fields = fields.unwrap_or_default();
+        questions.cmd("SELECT").arg(key.database).ignore();
+        questions.cmd("HPTTL").arg(&key.key.0).arg("FIELDS").arg(fields.len()).arg(fields);
+    }
+    let left: Vec<RedisResult<Vec<i64>>> = client.ask_all("HPTTL", &mut questions).await?;
+    let lasts = |left: &RedisResult<Vec<i64>>| left.as_ref().is_ok_and(|left| left.iter().all(|ms| *ms < 0));
+    Ok(keys.into_iter().zip(left).filter(|(_, left)| lasts(left)).map(|(key, _)| key).collect())
 }
 
 /// The first keys with their types.

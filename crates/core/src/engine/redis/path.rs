@@ -57,7 +57,6 @@ fn way((from, old): (Datastore, Number), (to, new): (Datastore, Number)) -> Way 
             Way::Never("it is older: an older engine does not read what a newer one wrote")
         }
         (Redis, Redis) if new.series() > NEWEST_REDIS => Way::Unmeasured,
-        (Redis, Redis) => Way::Direct,
         (Redis, Valkey) if old.at_least(7, 3) => {
             Way::Never("Redis 7.4 and later write a format that no Valkey reads, in files and in replication alike")
         }
@@ -65,7 +64,6 @@ fn way((from, old): (Datastore, Number), (to, new): (Datastore, Number)) -> Way 
             Way::Indirect("Valkey was only seen to read files of Redis 6.0 to 7.2")
         }
         (Redis, Valkey) if new.major() > 8 => Way::Indirect("only Valkey 8 was seen to read files of Redis"),
-        (Redis, Valkey) => Way::Direct,
         (Valkey, Valkey) if new.series() > NEWEST_VALKEY => Way::Unmeasured,
         (Valkey, Valkey) if old.major() == new.major() || old.at_least(8, 1) => Way::Direct,
         (Valkey, Valkey) if new.major() == 8 => Way::Direct,
@@ -73,7 +71,7 @@ fn way((from, old): (Datastore, Number), (to, new): (Datastore, Number)) -> Way 
         (Valkey, Redis) if old.major() > 8 => Way::Never("Valkey 9 and later write a format that no Redis reads"),
         (Valkey, Redis) if !new.at_least(8, 0) => Way::Never("Redis before 8.0 was never seen to read files of Valkey"),
         (Valkey, Redis) if new.series() > NEWEST_REDIS => Way::Unmeasured,
-        (Valkey, Redis) => Way::Direct,
+        (Redis | Valkey, Redis | Valkey) => Way::Direct,
     }
 }
 

@@ -140,9 +140,10 @@ pub fn compare(before: &Fingerprint, after: &Fingerprint) -> Vec<Finding> {
             differs("proof.keys", format!("database {database}"), message);
         }
     }
-    let volatile: u64 = before.databases.values().map(|count| count.volatile).sum();
+    let volatile = |of: &Fingerprint| of.databases.values().map(|count| count.volatile).sum::<u64>();
+    let expired = volatile(before).saturating_sub(volatile(after));
     if let (Some(was), Some(is)) = (&before.types, &after.types) {
-        for (kind, was) in types_that_differ(was, is, volatile) {
+        for (kind, was) in types_that_differ(was, is, expired) {
             let is = is.get(kind).copied().unwrap_or(0);
             differs("proof.types", format!("type {kind}"), format!("{is} keys instead of {was}"));
         }
@@ -170,18 +171,18 @@ pub fn compare(before: &Fingerprint, after: &Fingerprint) -> Vec<Finding> {
     findings
 }
 
-/// Types of which there are more than before, or fewer than expiring can explain.
+/// Types of which there are more than before, or fewer than those that `expired` can explain.
 fn types_that_differ<'a>(
     was: &'a BTreeMap<String, u64>,
     is: &'a BTreeMap<String, u64>,
-    volatile: u64,
+    expired: u64,
 ) -> Vec<(&'a str, u64)> {
     let kinds: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
     let count = |of: &BTreeMap<String, u64>, kind: &String| of.get(kind).copied().unwrap_or(0);
     kinds
         .into_iter()
         .map(|kind| (kind, count(was, kind), count(is, kind)))
-        .filter(|(_, was, is)| is > was || is + volatile < *was)
+        .filter(|(_, was, is)| is > was || is + expired < *was)
         .map(|(kind, was, _)| (kind.as_str(), was))
         .collect()
 }
