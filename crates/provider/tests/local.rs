@@ -142,6 +142,8 @@ fn a_place_has_a_volume_that_only_its_owners_enter_and_an_agent() {
     assert_eq!(started, [format!("{pid} session {pid} server /run/coffer/agents.sock")], "a session of its own");
     eventually("the agent has spoken", || world.read("agent/agent.log") == "started\n");
     assert!(!world.read("agent/environment").contains("CARGO"), "{}", world.read("agent/environment"));
+    // Or it would not find what fetches and unpacks engine images.
+    assert!(world.read("agent/environment").contains("PATH=/usr/local/sbin:"), "{}", world.read("agent/environment"));
 }
 
 #[test]

@@ -39,6 +39,21 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long an emptied control group may take to let itself be removed.
 const CGROUP_LIMIT: Duration = Duration::from_secs(5);
 
+/// Where an agent finds the programs that fetch and unpack engine images, whoever started the control plane.
+const PROGRAMS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What else of the control plane's environment an agent gets: how images are reached from here, and how much it logs.
+const PASSED_ON: [&str; 9] = [
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "COFFER_LOG",
+];
+
 /// Places on this machine.
 #[derive(Debug)]
 pub struct Local {
@@ -96,6 +111,8 @@ impl Local {
             .arg(volume)
             .args(["--server", &identity.server_socket])
             .env_clear()
+            .env("PATH", PROGRAMS)
+            .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .current_dir("/")
             .stdin(lock)
             .stdout(log.0)
