@@ -111,6 +111,15 @@ fn over(operation: &Operation) -> Option<Result<(), Failure>> {
     }
 }
 
+/// Which versions an operation is about, as the end of a title.
+pub(crate) fn versions(operation: &Operation) -> String {
+    match (&operation.from, &operation.to) {
+        (Some(from), Some(to)) if from != to => format!(" from {from} to {to}"),
+        (_, Some(version)) | (Some(version), None) => format!(" on {version}"),
+        (None, None) => String::new(),
+    }
+}
+
 /// Milliseconds as people read them.
 pub(crate) fn span(ms: f64) -> String {
     if ms < 10_000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
@@ -157,12 +166,7 @@ impl<'a> Display<'a> {
     fn show(&mut self, operation: &Operation) {
         if !self.titled {
             self.titled = true;
-            let versions = match (&operation.from, &operation.to) {
-                (Some(from), Some(to)) => format!(" from {from} to {to}"),
-                (None, Some(to)) => format!(" as {to}"),
-                (_, None) => String::new(),
-            };
-            self.say(&format!("{} {}{versions}", operation.kind, self.name));
+            self.say(&format!("{} {}{}", operation.kind, self.name, versions(operation)));
         }
         self.told.resize(self.told.len().max(operation.steps.len()), None);
         for (at, step) in operation.steps.iter().enumerate() {

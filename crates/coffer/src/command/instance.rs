@@ -238,18 +238,13 @@ async fn operations(session: Session, instance: &str, wait: Wait) -> Result<(), 
 
 /// One operation as people read it.
 fn describe(operation: &Operation) -> String {
-    let versions = match (&operation.from, &operation.to) {
-        (Some(from), Some(to)) => format!(" from {from} to {to}"),
-        (_, Some(to)) => format!(" of {to}"),
-        _ => String::new(),
-    };
     let phase = match operation.phase.as_str() {
         "forward" => "running",
         "backward" => "being undone",
         "undone" => "failed and undone",
         other => other,
     };
-    let mut text = format!("{}{versions}: {phase}\n", operation.kind);
+    let mut text = format!("{}{}: {phase}\n", operation.kind, watch::versions(operation));
     let _ = writeln!(text, "  id {}, began {}, last change {}", operation.id, operation.created, operation.updated);
     if let Some(gap) = operation.gap_ms {
         let _ = writeln!(text, "  clients could not write for {}", span(gap));
