@@ -1,4 +1,6 @@
 //! What the tests of the whole program share.
 
 pub(crate) mod dataset;
+pub(crate) mod http;
 pub(crate) mod resp;
+pub(crate) mod world;

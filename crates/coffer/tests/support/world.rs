@@ -1,0 +1,461 @@
+//! A world of its own for a test: a real `coffer serve` with its own data directory, port and addresses, and real engines.
+//!
+//! Worlds never meet, in one test program or in several at once: each holds a slice of 127.20.0.0/16 for its life, and the
+//! kernel knows who holds which. When a world ends, by whatever way, its server, agents and engines end with it.
+//!
+//! The engines come from the image store that `COFFER_TEST_STORE` names. Without one [`World::start`] says loudly that the
+//! test did not run.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::http::{self, Answer};
+use super::resp::Connection;
+
+/// How long anything may take before a test fails. Machines that test are slow and busy: it is no measure of anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What a command of `coffer` said.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// The standard output, which must be JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e} in {self:?}"))
+    }
+
+    /// The same, if the command went well. If not, the test fails.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+}
+
+/// An instance that serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Instance {
+    pub id: String,
+    pub address: SocketAddr,
+    pub password: String,
+}
+
+/// Somebody who is logged in.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    pub token: String,
+    /// The id of the project.
+    pub project: String,
+}
+
+/// A server with everything that is its own.
+pub(crate) struct World {
+    data: PathBuf,
+    listen: SocketAddr,
+    server: Option<Child>,
+    logins: RefCell<BTreeMap<String, Login>>,
+    /// Held for life: nobody else has these addresses.
+    _slice: Slice,
+}
+
+/// 254 addresses that nobody else uses.
+struct Slice {
+    number: u8,
+    _held: UdpSocket,
+}
+
+impl Slice {
+    fn claim() -> Self {
+        // The first are left to servers that people start.
+        (16..=255)
+            .find_map(|number| {
+                // No instance is given the first address of a pool, and a socket ends with its process.
+                let held = UdpSocket::bind((Ipv4Addr::new(127, 20, number, 0), 8779)).ok()?;
+                // Engines of a test that was killed may still be there.
+                let unused = |last| TcpListener::bind((Ipv4Addr::new(127, 20, number, last), 6379)).is_ok();
+                (1..=4).all(unused).then_some(Self { number, _held: held })
+            })
+            .expect("a slice of 127.20.0.0/16 is free")
+    }
+}
+
+impl World {
+    /// A world with all versions of both catalogues whose images are there. `None`, and said so, without an image store.
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with("", "")
+    }
+
+    /// The same, with more entries for the catalogue and more lines for the configuration file.
+    pub(crate) fn start_with(catalogue: &str, config: &str) -> Option<Self> {
+        let mut world = Self::prepare(catalogue, config)?;
+        world.start_server();
+        Some(world)
+    }
+
+    /// A world whose server does not run yet.
+    pub(crate) fn prepare(catalogue: &str, config: &str) -> Option<Self> {
+        let Some(store) = std::env::var_os("COFFER_TEST_STORE").map(PathBuf::from).filter(|store| store.is_dir())
+        else {
+            let test = std::thread::current().name().unwrap_or_default().to_owned();
+            println!("NOT RUN: {test}: COFFER_TEST_STORE names no image store; engines/fetch-test-engines makes one");
+            return None;
+        };
+        let slice = Slice::claim();
+        let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("world-{}", slice.number));
+        end_all_of(&data);
+        remove(&data);
+        fs_err::create_dir_all(&data).expect("a data directory");
+        // As the server makes it: engines run as users of their own and have to get through.
+        let passable = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        fs_err::set_permissions(&data, passable).expect("the mode of the data directory");
+        for part in ["images", "roots"] {
+            link_all(&store.join(part), &data.join("engines").join(part));
+        }
+        fs_err::write(data.join("catalogue.toml"), merged_catalogue(catalogue)).expect("the catalogue");
+        let number = slice.number;
+        let uid = 710_000 + 256 * u32::from(number);
+        let config = format!(
+            "address_pool = \"127.20.{number}.0/24\"\nengine_uid_base = {uid}\ncatalogue = {:?}\n{config}\n\
+             [quota]\ninstances = -1\nvolumes = -1\n",
+            data.join("catalogue.toml")
+        );
+        fs_err::write(data.join("coffer.toml"), config).expect("the configuration");
+        let listen = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+        Some(Self { data, listen, server: None, logins: RefCell::default(), _slice: slice })
+    }
+
+    /// Starts the server if it does not run, and waits until it answers.
+    pub(crate) fn start_server(&mut self) {
+        if self.server.is_some() {
+            return;
+        }
+        let log = fs_err::OpenOptions::new().create(true).append(true).open(self.data.join("serve.log"));
+        let log = log.expect("the server's log").into_parts().0;
+        let child = Command::new(env!("CARGO_BIN_EXE_coffer"))
+            .args(["serve", "--listen", &self.listen.to_string(), "--data"])
+            .arg(&self.data)
+            .arg("--config")
+            .arg(self.data.join("coffer.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the server's log"))
+            .stderr(log)
+            .spawn()
+            .expect("coffer serve starts");
+        let server = self.server.insert(child);
+        wait_for("coffer serve to answer", || {
+            if let Some(status) = server.try_wait().expect("a child") {
+                let log = fs_err::read_to_string(self.data.join("serve.log")).unwrap_or_default();
+                panic!("coffer serve ended ({status}):\n{log}");
+            }
+            http::send(self.listen, "GET", "/", &[], b"").is_ok_and(|answer| answer.status == 200)
+        });
+    }
+
+    /// Kills the server, as a power cut would. Agents and engines go on.
+    pub(crate) fn kill_server(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().expect("the server can be killed");
+            server.wait().expect("the server is gone");
+        }
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Where the API is.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// The directory of an instance.
+    pub(crate) fn volume(&self, id: &str) -> PathBuf {
+        self.data.join("instances").join(id)
+    }
+
+    /// A command of the tenant `demo`.
+    pub(crate) fn coffer<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Output {
+        self.coffer_as("demo", arguments)
+    }
+
+    /// A command of `demo` or `admin`. For those that need no server `--data` and the catalogue are in the environment.
+    pub(crate) fn coffer_as<A: AsRef<str>>(&self, cloud: &str, arguments: impl IntoIterator<Item = A>) -> Output {
+        let output = Command::new(env!("CARGO_BIN_EXE_coffer"))
+            .args(arguments.into_iter().map(|argument| argument.as_ref().to_owned()))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("OS_CLIENT_CONFIG_FILE", self.data.join("clouds.yaml"))
+            .env("OS_CLOUD", cloud)
+            .env("COFFER_DATA", &self.data)
+            .env("COFFER_CATALOGUE", self.data.join("catalogue.toml"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("coffer starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // 128 and more, as shells say it, where a signal ended it.
+        let code = output.status.code().unwrap_or(128);
+        Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// Logs in as `demo` or `admin`, once.
+    pub(crate) fn login(&self, cloud: &str) -> Login {
+        self.logins.borrow_mut().entry(cloud.to_owned()).or_insert_with(|| self.log_in(cloud)).clone()
+    }
+
+    fn log_in(&self, cloud: &str) -> Login {
+        let clouds = fs_err::read_to_string(self.data.join("clouds.yaml")).expect("clouds.yaml");
+        let clouds: Value = serde_norway::from_str(&clouds).expect("clouds.yaml is YAML");
+        let auth = &clouds["clouds"][cloud]["auth"];
+        let domain = json!({"name": "Default"});
+        let user = json!({"name": auth["username"], "password": auth["password"], "domain": domain});
+        let body = json!({"auth": {
+            "identity": {"methods": ["password"], "password": {"user": user}},
+            "scope": {"project": {"name": auth["project_name"], "domain": domain}},
+        }});
+        let json = [("content-type", "application/json")];
+        let answer = http::send(self.listen, "POST", "/v3/auth/tokens", &json, body.to_string().as_bytes());
+        let answer = answer.expect("the server answers");
+        let token = answer.header("x-subject-token").unwrap_or_else(|| panic!("no token in {answer:?}")).to_owned();
+        Login { token, project: text(&answer.json()["token"]["project"]["id"]) }
+    }
+
+    /// A request of `demo` or `admin`, below their project, with these bytes as a body of this type.
+    pub(crate) fn send(&self, cloud: &str, method: &str, path: &str, content_type: &str, body: &[u8]) -> Answer {
+        let login = self.login(cloud);
+        let path = format!("/v1.0/{}{path}", login.project);
+        let headers = [("x-auth-token", login.token.as_str()), ("content-type", content_type)];
+        http::send(self.listen, method, &path, &headers, body).expect("the server answers")
+    }
+
+    /// A request of `demo` or `admin`, below their project. `null` is no body.
+    pub(crate) fn ask(&self, cloud: &str, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(cloud, method, path, "application/json", body.as_bytes())
+    }
+
+    /// Creates a small instance of `demo` and waits until it serves. `version` may be `valkey/8.1.1`.
+    #[track_caller]
+    pub(crate) fn create(&self, name: &str, version: &str, settings: &[(&str, &str)]) -> Instance {
+        let (datastore, version) = version.split_once('/').unwrap_or(("redis", version));
+        let mut line = vec!["instance", "create", name, "--flavor", "1", "--size", "1", "--wait", "-o", "json"];
+        line.extend(["--datastore", datastore, "--datastore-version", version]);
+        let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        line.extend(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
+        let created = self.coffer(line).ok().json();
+        let address: Ipv4Addr = text(&created["ip"][0]).parse().expect("an address");
+        let password = text(&created["password"]);
+        Instance { id: text(&created["id"]), address: SocketAddr::from((address, 6379)), password }
+    }
+
+    /// The instance as `demo` is shown it.
+    #[track_caller]
+    pub(crate) fn show(&self, id: &str) -> Value {
+        let answer = self.ask("demo", "GET", &format!("/instances/{id}"), &Value::Null);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["instance"].take()
+    }
+
+    /// The operations of the instance, the newest first.
+    #[track_caller]
+    pub(crate) fn operations(&self, id: &str) -> Vec<Value> {
+        let answer = self.ask("demo", "GET", &format!("/instances/{id}/operations"), &Value::Null);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["operations"].as_array().expect("operations").clone()
+    }
+
+    /// Waits until no operation of the instance is open, and gives the newest.
+    #[track_caller]
+    pub(crate) fn wait_until_over(&self, id: &str) -> Value {
+        let mut newest = Value::Null;
+        wait_for("the operation to end", || {
+            newest = self.operations(id).into_iter().next().expect("an operation");
+            ["done", "undone", "stuck"].iter().any(|end| newest["phase"] == *end)
+        });
+        newest
+    }
+
+    /// A connection to the engine, as the tenant.
+    #[track_caller]
+    pub(crate) fn redis(&self, instance: &Instance) -> Connection {
+        Connection::open(instance.address, Some(&instance.password)).expect("the engine answers at its address")
+    }
+
+    /// The agent, if it lives.
+    pub(crate) fn agent_pid(&self, id: &str) -> Option<u32> {
+        holder(&self.volume(id).join("agent/lock"))
+    }
+
+    /// The engine, if it lives.
+    pub(crate) fn engine_pid(&self, id: &str) -> Option<u32> {
+        holder(&self.volume(id).join("agent/engine.lock"))
+    }
+
+    /// The engine processes that have the volume of the instance before them, whoever started them.
+    pub(crate) fn engines_on(&self, id: &str) -> BTreeSet<u32> {
+        processes().filter(|pid| sees(*pid, &format!("/instances/{id}/data"))).collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs_err::read_to_string(self.data.join("serve.log")).unwrap_or_default();
+            println!("--- coffer serve said:\n{log}");
+        }
+        self.kill_server();
+        end_all_of(&self.data);
+        if std::env::var_os("COFFER_TEST_KEEP").is_none() {
+            remove(&self.data);
+        }
+    }
+}
+
+/// Waits until the condition is true. The test fails when it never is.
+#[track_caller]
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {} s for {what}", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Kills a process. One that is gone is gone.
+pub(crate) fn kill(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    let _ = kill_process(pid, Signal::KILL);
+}
+
+/// The text of a JSON value.
+#[track_caller]
+pub(crate) fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
+}
+
+/// Who holds the lock file: what stands in it, if that is still the same process.
+fn holder(lock: &Path) -> Option<u32> {
+    let holder: Value = serde_json::from_slice(&fs_err::read(lock).ok()?).ok()?;
+    let pid = u32::try_from(holder["pid"].as_u64()?).ok()?;
+    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let same = fields.get(19)?.parse::<u64>().ok()? == holder["start_ticks"].as_u64()?;
+    (same && fields.first() != Some(&"Z")).then_some(pid)
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs_err::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Whether something of this path is mounted before the process: engines see nothing else of their volume.
+fn sees(pid: u32, path: &str) -> bool {
+    let mounts = fs_err::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    mounts.split_ascii_whitespace().any(|word| word.ends_with(path))
+}
+
+/// Ends every agent and engine of the instances in this data directory, and removes their control groups.
+fn end_all_of(data: &Path) {
+    let ids: Vec<_> = fs_err::read_dir(data.join("instances"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    for id in ids {
+        let volume = data.join("instances").join(&id);
+        let is_agent = |pid: u32| {
+            let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == volume.as_os_str().as_encoded_bytes())
+        };
+        let part = format!("/instances/{id}/");
+        let has_part = |pid: u32| {
+            fs_err::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(&part))
+        };
+        // The agents first: they would start again what ends.
+        let left: [&dyn Fn(u32) -> bool; 2] = [&is_agent, &has_part];
+        for of in left {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let living: Vec<_> = processes().filter(|pid| of(*pid)).collect();
+                if living.is_empty() || Instant::now() > deadline {
+                    break;
+                }
+                living.into_iter().for_each(kill);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let hierarchies = fs_err::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for hierarchy in hierarchies {
+            let _ = fs_err::remove_dir(hierarchy.path().join("coffer").join(&id));
+        }
+        let _ = fs_err::remove_dir(Path::new("/sys/fs/cgroup/coffer").join(&id));
+    }
+}
+
+fn remove(directory: &Path) {
+    match fs_err::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => println!("{error}"),
+        _ => {}
+    }
+}
+
+/// Another name for every file: an image store costs a test no room. Where the file system is another one, a copy.
+fn link_all(from: &Path, to: &Path) {
+    fs_err::create_dir_all(to).expect("a directory");
+    let mode = fs_err::metadata(from).expect("a directory").permissions();
+    for entry in fs_err::read_dir(from).expect("the image store can be read") {
+        let entry = entry.expect("an entry");
+        let (kind, target) = (entry.file_type().expect("a kind"), to.join(entry.file_name()));
+        if kind.is_dir() {
+            link_all(&entry.path(), &target);
+        } else if kind.is_symlink() {
+            let points_to = fs_err::read_link(entry.path()).expect("a link");
+            fs_err::os::unix::fs::symlink(points_to, target).expect("a link");
+        } else if entry.path().ends_with("index.json") || fs_err::hard_link(entry.path(), &target).is_err() {
+            // The index is written to: it must not be the same file.
+            fs_err::copy(entry.path(), target).expect("a copy");
+        }
+    }
+    fs_err::set_permissions(to, mode).expect("a mode");
+    let same_device =
+        |a: &Path, b: &Path| fs_err::metadata(a).map(|m| m.dev()).ok() == fs_err::metadata(b).map(|m| m.dev()).ok();
+    if !same_device(from, to) {
+        println!("{} is on another file system than {}: it was copied", from.display(), to.display());
+    }
+}
+
+/// All entries of both catalogues, and those of this test. What is not in the image store can be had nowhere: no test
+/// shall need a network.
+fn merged_catalogue(more: &str) -> String {
+    let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../engines");
+    let mut releases = Vec::new();
+    for file in ["catalogue.toml", "test-catalogue.toml"] {
+        let text = fs_err::read_to_string(engines.join(file)).expect("a catalogue");
+        let document: toml::Table = toml::from_str(&text).expect("a catalogue is TOML");
+        for release in document["release"].as_array().expect("releases") {
+            let mut release = release.as_table().expect("a table").clone();
+            let nowhere =
+                toml::Table::from_iter([("from", "root"), ("path", "nowhere")].map(|(k, v)| (k.to_owned(), v.into())));
+            release.insert("source".to_owned(), vec![nowhere].into());
+            releases.push(toml::Value::Table(release));
+        }
+    }
+    let mut document = toml::Table::new();
+    document.insert("release".to_owned(), toml::Value::Array(releases));
+    format!("{document}\n{more}\n")
+}
