@@ -20,6 +20,8 @@ macro_rules! instance_columns {
     };
 }
 
+// `LIMIT CAST($n AS BIGINT)`: SQLite prepares a statement anew at every use when its limit is nothing but a parameter.
+
 /// Everything that is shown of instances, in the order in which `shown` reads it. The joins find at most one row each.
 macro_rules! select_shown {
     ($($rest:literal),+) => {
@@ -47,7 +49,7 @@ impl Store {
     pub async fn instances(&self, scope: Scope<'_>, marker: &str, limit: u32) -> Result<Vec<InstanceRow>, Error> {
         let rows = match scope {
             Scope::Project(project) => {
-                sqlx::query(select_shown!("AND i.id > $1 AND i.project_id = $3 ORDER BY i.id LIMIT $2"))
+                sqlx::query(select_shown!("AND i.id > $1 AND i.project_id = $3 ORDER BY i.id LIMIT CAST($2 AS BIGINT)"))
                     .bind(marker)
                     .bind(i64::from(limit))
                     .bind(&project.0)
@@ -55,7 +57,7 @@ impl Store {
                     .await?
             }
             Scope::Admin => {
-                sqlx::query(select_shown!("AND i.id > $1 ORDER BY i.id LIMIT $2"))
+                sqlx::query(select_shown!("AND i.id > $1 ORDER BY i.id LIMIT CAST($2 AS BIGINT)"))
                     .bind(marker)
                     .bind(i64::from(limit))
                     .fetch_all(&self.reader)
@@ -117,7 +119,7 @@ impl Store {
     pub async fn events(&self, scope: Scope<'_>, instance: InstanceId, limit: u32) -> Result<Vec<Event>, Error> {
         let rows = sqlx::query(
             "SELECT e.id, e.message, e.at FROM events e JOIN instances i ON i.id = e.instance_id \
-             WHERE e.instance_id = $1 AND ($2 IS NULL OR i.project_id = $2) ORDER BY e.at DESC LIMIT $3",
+             WHERE e.instance_id = $1 AND ($2 IS NULL OR i.project_id = $2) ORDER BY e.at DESC LIMIT CAST($3 AS BIGINT)",
         )
         .bind(instance.to_string())
         .bind(project_of(scope))

@@ -205,11 +205,12 @@ async fn a_section_that_does_not_get_on_says_why_until_it_does() {
     setting.script("section", Act::Stick(cause()));
     setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
     let view = setting.until(id, |view| view.instance.fault.is_some()).await;
-    assert_eq!((view.status, view.instance.fault.expect("a fault").cause), (Status::Upgrade, cause()));
+    let view = setting.until(view.instance.id, |view| view.status == Status::Error).await;
+    assert_eq!((view.version.name.as_str(), view.instance.fault.expect("a fault").cause), ("7.0.15", cause()));
     let events = setting.app().events(&member(), id).await.expect("events");
     assert_eq!(events.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["operation.stuck"], "told once");
     setting.script("section", Act::Succeed);
-    let view = setting.until(id, |view| view.status != Status::Upgrade).await;
+    let view = setting.until(id, |view| view.status == Status::Active).await;
     assert_eq!((view.version.name.as_str(), view.instance.fault), ("8.0.2", None));
 }
 
