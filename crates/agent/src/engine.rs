@@ -4,6 +4,7 @@
 //! second engine can start while one runs on the volume: the engine itself holds the lock.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -198,7 +199,11 @@ fn in_full(error: &dyn std::error::Error) -> String {
 /// The password of the agent's own user in the engine: nothing that had to be kept, and nothing that anybody else has.
 fn agent_password(token: &str) -> SecretString {
     let hash = Sha256::new().chain_update(b"engine user coffer: ").chain_update(token).finalize();
-    SecretString::from(hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    let mut text = String::with_capacity(64);
+    for byte in hash {
+        let _ = write!(text, "{byte:02x}");
+    }
+    SecretString::from(text)
 }
 
 fn describe(started: &sandbox::Started) -> Vec<String> {

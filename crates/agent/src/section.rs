@@ -224,6 +224,11 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
 
 async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
     if sup.host.process().is_none() {
+        if section.plan.steps.contains(&SectionStep::Keep) {
+            // It ended since the checks. What it holds has to be known before another version touches it.
+            let hint = "wait until it serves again, then ask again";
+            return Err(Cause::new(format!("{} does not run any more", section.from.label()), hint));
+        }
         return Ok("the engine does not run, so its files are as it left them".to_owned());
     }
     let client = sup.host.client(&section.from).await?;

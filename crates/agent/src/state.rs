@@ -3,6 +3,8 @@
 //! One file, `agent/state.json`, replaced as a whole: a reader sees the state before or after a change, never between.
 //! A write survives the death of the agent always, and a power cut where [`Durability::Flushed`] is asked for. Before
 //! anything that could not be taken back by what the file says so far, it is flushed.
+//!
+//! A full disk does not keep an agent from finishing what it began: some room is held back for that.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -115,16 +117,20 @@ pub enum Error {
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
+/// How much room is held back: a state with its fingerprint, several times.
+const RESERVE_BYTES: usize = 1 << 20;
+
 /// The file that holds a [`State`].
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
+    reserve: PathBuf,
 }
 
 impl StateFile {
     /// The state file in the agent's directory of a volume.
     pub fn new(agent_dir: &Path) -> Self {
-        Self { path: agent_dir.join("state.json") }
+        Self { path: agent_dir.join("state.json"), reserve: agent_dir.join("reserve") }
     }
 
     /// The state as it was written last; the empty state where there was none.
@@ -137,8 +143,27 @@ impl StateFile {
         serde_json::from_slice(&text).map_err(|source| Error::Damaged { path: self.path.clone(), source })
     }
 
-    /// Replaces the state.
+    /// Holds room back for the time when there is none. Where there is none already, nothing is held back.
+    pub fn ensure_reserve(&self) {
+        let held = fs_err::metadata(&self.reserve).is_ok_and(|m| m.len() >= RESERVE_BYTES as u64);
+        // Not zeros: a file system that compresses would hold nothing back.
+        if !held && fs_err::write(&self.reserve, vec![0xc0; RESERVE_BYTES]).is_err() {
+            let _ = fs_err::remove_file(&self.reserve);
+        }
+    }
+
+    /// Replaces the state. On a full disk in the room that was held back.
     pub fn save(&self, state: &State, durability: Durability) -> Result<(), Error> {
+        match self.replace(state, durability) {
+            Err(Error::Io(e)) if is_full(&e) && self.reserve.exists() => {
+                fs_err::remove_file(&self.reserve)?;
+                self.replace(state, durability)
+            }
+            done => done,
+        }
+    }
+
+    fn replace(&self, state: &State, durability: Durability) -> Result<(), Error> {
         let temporary = self.path.with_extension("new");
         let mut file = fs_err::OpenOptions::new();
         file.write(true).create(true).truncate(true);
@@ -157,4 +182,10 @@ impl StateFile {
         }
         Ok(())
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    // fs-err wraps the error but keeps its kind.
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }

@@ -166,6 +166,7 @@ impl Supervisor {
 
     /// Finds out what a dead agent left: an engine that runs, or one that has to be started.
     async fn adopt(&mut self) -> Result<(), crate::Error> {
+        self.file.ensure_reserve();
         if self.state.section.is_none()
             && let Some(spec) = self.state.engine.clone()
             && self.host.process().is_some()
@@ -325,6 +326,7 @@ impl Supervisor {
             }
         }
         self.collect_preimages()?;
+        self.file.ensure_reserve();
         self.volume_used_bytes = self.host.used_bytes();
         Ok(())
     }
