@@ -39,13 +39,18 @@ pub(super) async fn gather(client: &Client, _spec: &EngineSpec, paths: &Paths) -
     })
 }
 
+/// The modules that somebody loaded. Those that an engine consists of itself come with the next one: they have no path
+/// (`vectorset` of Redis 8) or a bare name (`lua` of Valkey 9.1). Before 7.0 there were none, and no paths were told.
 async fn modules(client: &Client) -> Result<Vec<String>, Error> {
     if !client.number.at_least(4, 0) {
         return Ok(Vec::new());
     }
     let listed: Vec<BTreeMap<String, Value>> = client.ask("MODULE LIST", redis::cmd("MODULE").arg("LIST")).await?;
-    let name = |module: &BTreeMap<String, Value>| module.get("name").and_then(|v| redis::from_redis_value_ref(v).ok());
-    Ok(listed.iter().filter_map(name).collect())
+    let text = |module: &BTreeMap<String, Value>, what: &str| -> Option<String> {
+        module.get(what).and_then(|v| redis::from_redis_value_ref(v).ok())
+    };
+    let loaded = listed.iter().filter(|module| text(module, "path").is_none_or(|path| path.contains('/')));
+    Ok(loaded.filter_map(|module| text(module, "name")).collect())
 }
 
 /// What the kernel says can be had without swapping.
