@@ -117,7 +117,7 @@ fn run(test: impl Future<Output = ()>) {
 async fn upgrade(mut w: World, from: &str, to: &str, settings: Settings) {
     let (from, to) = (w.spec(from, settings), w.spec(to, settings));
     w.start(&from, Exposure::Open).await;
-    contents::fill(&mut w.inside(&from), &from);
+    contents::fill(&mut w.inside(&from), &from, 300);
     let before = contents::all(&mut w.inside(&from));
     let (probe, writer) = (w.probe(&from), w.writer());
     let began = std::time::Instant::now();
@@ -160,7 +160,7 @@ async fn upgrade(mut w: World, from: &str, to: &str, settings: Settings) {
 async fn there_and_back(mut w: World, from: &str, to: &str, settings: Settings) {
     let (from, to) = (w.spec(from, settings), w.spec(to, settings));
     w.start(&from, Exposure::Open).await;
-    contents::fill(&mut w.inside(&from), &from);
+    contents::fill(&mut w.inside(&from), &from, 300);
     let before = contents::all(&mut w.inside(&from));
     let writer = w.writer();
 

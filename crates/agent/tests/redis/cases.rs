@@ -12,7 +12,7 @@ use crate::world::{NONE, RDB, World};
 pub async fn losses_are_found(mut w: World) {
     let (from, to) = (w.spec("redis 7.0.15", RDB), w.spec("redis 8.0.2", RDB));
     w.start(&from, Exposure::Open).await;
-    contents::fill(&mut w.inside(&from), &from);
+    contents::fill(&mut w.inside(&from), &from, 30);
     let (fingerprint, _) = w.down(&from).await;
     let client = w.start(&to, Exposure::Closed).await;
     assert_eq!(client.prove(&to, &fingerprint).await.unwrap(), []);
@@ -34,7 +34,7 @@ pub async fn losses_are_found(mut w: World) {
         (vec!["ACL", "DELUSER", "alice"], "proof.missing", "user alice"),
         (vec!["FUNCTION", "FLUSH"], "proof.missing", "function library lib"),
         (vec!["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"], "redis.config", "setting maxmemory-policy"),
-        (vec!["FLUSHALL"], "proof.types", "type stream"),
+        (vec!["FLUSHALL"], "proof.keys", "database 9"),
     ] {
         redis::cmd(words[0]).arg(&words[1..]).query::<redis::Value>(&mut c).unwrap();
         let found = client.prove(&to, &fingerprint).await.unwrap();
@@ -67,7 +67,7 @@ pub async fn unsafe_is_refused(mut w: World) {
 pub async fn killed_loses_nothing(mut w: World) {
     let spec = w.spec("redis 7.0.15", NONE);
     let client = w.start(&spec, Exposure::Open).await;
-    contents::fill(&mut w.inside(&spec), &spec);
+    contents::fill(&mut w.inside(&spec), &spec, 30);
     let before = contents::all(&mut w.inside(&spec));
     let temporary = client.plan_measures().await.unwrap();
     client.prepare(&spec, &temporary).await.unwrap();
@@ -124,7 +124,7 @@ pub async fn targets_are_tried(mut w: World) {
 pub async fn users_keep_channels(mut w: World) {
     let (from, to) = (w.spec("redis 6.0.16", RDB), w.spec("redis 7.0.15", RDB));
     let client = w.start(&from, Exposure::Open).await;
-    contents::fill(&mut w.inside(&from), &from);
+    contents::fill(&mut w.inside(&from), &from, 30);
     let facts = client.facts(&from, &w.paths).await.unwrap();
     let found = checks::check(&facts, &from, &to);
     assert!(found.iter().any(|f| f.id == "redis.acl.pubsub" && f.object == "user alice"), "{found:#?}");
@@ -140,7 +140,7 @@ pub async fn users_keep_channels(mut w: World) {
 pub async fn drift_is_found(mut w: World) {
     let (from, to) = (w.spec("redis 7.0.15", RDB), w.spec("redis 8.0.2", RDB));
     let client = w.start(&from, Exposure::Open).await;
-    contents::fill(&mut w.inside(&from), &from);
+    contents::fill(&mut w.inside(&from), &from, 30);
     let check = async || checks::check(&client.facts(&from, &w.paths).await.unwrap(), &from, &to);
     assert_eq!(check().await, []);
     assert_eq!(client.verify(&from).await.unwrap(), []);

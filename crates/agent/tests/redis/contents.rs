@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use coffer_core::spec::EngineSpec;
 use redis::{Connection, Value};
 
-/// Some thousand keys of every type that the engine has, in several databases, some expiring; users and functions.
-pub fn fill(c: &mut Connection, spec: &EngineSpec) {
+/// So many keys of every type that the engine has, in each of three databases, some expiring; users and functions.
+pub fn fill(c: &mut Connection, spec: &EngineSpec, count: u32) {
     let valkey = spec.datastore().name() == "valkey";
     let has = |major, minor| valkey || spec.number.at_least(major, minor);
     for database in [0, 3, 9] {
         let mut pipe = redis::pipe();
         pipe.cmd("SELECT").arg(database);
-        for i in 0..300_u32 {
+        for i in 0..count {
             pipe.cmd("SET").arg(format!("string:{i}")).arg(vec![b'x'; i as usize * 3]);
             pipe.cmd("SET").arg(format!("number:{i}")).arg(i);
             pipe.cmd("SET").arg([b"bin\0\xff\"\r\n".as_slice(), &i.to_le_bytes()].concat()).arg(&[0_u8, 255, 10]);

@@ -9,4 +9,5 @@ pub mod config;
 pub mod parameters;
 pub mod path;
 pub mod proof;
+mod quoting;
 pub mod settings;
