@@ -56,7 +56,6 @@ fn way((from, old): (Datastore, Number), (to, new): (Datastore, Number)) -> Way 
         (Redis, Redis) | (Valkey, Valkey) if new < old => {
             Way::Never("it is older: an older engine does not read what a newer one wrote")
         }
-        (Redis, Redis) if new.series() > NEWEST_REDIS => Way::Unmeasured,
         (Redis, Valkey) if old.at_least(7, 3) => {
             Way::Never("Redis 7.4 and later write a format that no Valkey reads, in files and in replication alike")
         }
@@ -70,7 +69,7 @@ fn way((from, old): (Datastore, Number), (to, new): (Datastore, Number)) -> Way 
         (Valkey, Valkey) => Way::Indirect("Valkey 9 was only seen to read files of Valkey 8.1"),
         (Valkey, Redis) if old.major() > 8 => Way::Never("Valkey 9 and later write a format that no Redis reads"),
         (Valkey, Redis) if !new.at_least(8, 0) => Way::Never("Redis before 8.0 was never seen to read files of Valkey"),
-        (Valkey, Redis) if new.series() > NEWEST_REDIS => Way::Unmeasured,
+        (Redis | Valkey, Redis) if new.series() > NEWEST_REDIS => Way::Unmeasured,
         (Redis | Valkey, Redis | Valkey) => Way::Direct,
     }
 }
