@@ -52,8 +52,7 @@ impl Catalogue {
             let version = Version {
                 id: version_id(seed.datastore, &seed.name),
                 datastore: seed.datastore,
-                // A series is named by what it turned out to be.
-                name: seed.number.to_string(),
+                name: seed.name,
                 number: seed.number,
                 image: seed.image,
                 active: seed.active,
@@ -62,6 +61,7 @@ impl Catalogue {
             };
             write.seed_version(&version).await?;
         }
+        write.name_series().await?;
         write.commit().await?;
         let catalogue = Self { versions: RwLock::new(Arc::new([])) };
         catalogue.reload(store).await?;

@@ -32,17 +32,15 @@ impl Store {
 
 impl Write {
     /// Writes a version as the catalogue has it. Of one that is there already only its sources change, and its number until
-    /// an image says which it is: name, image, active and default are the operator's, or were found out. A name that only
-    /// repeats the number goes with it. It becomes the default only where there is none.
+    /// an image says which it is: name, image, active and default are the operator's, or were found out. It becomes the
+    /// default only where there is none.
     pub async fn seed_version(&mut self, version: &Version) -> Result<(), Error> {
         sqlx::query(
             "INSERT INTO versions (id, datastore, name, number, image, active, is_default, sources) \
              VALUES ($1, $2, $3, $4, $5, $6, \
                  $7 AND NOT EXISTS (SELECT 1 FROM versions d WHERE d.datastore = $2 AND d.is_default), $8) \
              ON CONFLICT (id) DO UPDATE SET sources = excluded.sources, \
-                 number = CASE WHEN versions.image IS NULL THEN excluded.number ELSE versions.number END, \
-                 name = CASE WHEN versions.image IS NULL AND versions.name = versions.number \
-                     THEN excluded.number ELSE versions.name END",
+                 number = CASE WHEN versions.image IS NULL THEN excluded.number ELSE versions.number END",
         )
         .bind(version.id.to_string())
         .bind(version.datastore.name())
@@ -81,15 +79,24 @@ impl Write {
     }
 
     /// Records which image was fetched for a version, and the number that its program says. The first one stays: what
-    /// instances run must not change under them. A version that was named by its series is named by its number from now on.
+    /// instances run must not change under them.
     pub async fn record_image(&mut self, version: VersionId, image: &Digest, number: Number) -> Result<(), Error> {
+        sqlx::query("UPDATE versions SET image = $1, number = $2 WHERE id = $3 AND image IS NULL")
+            .bind(&image.0)
+            .bind(number.to_string())
+            .bind(version.to_string())
+            .execute(&mut *self.tx)
+            .await?;
+        self.name_series().await
+    }
+
+    /// Names every version that is named by its series by its number, now that it is known, unless another has that name.
+    pub async fn name_series(&mut self) -> Result<(), Error> {
         sqlx::query(
-            "UPDATE versions SET image = $1, number = $2, name = CASE WHEN name = number THEN $2 ELSE name END \
-             WHERE id = $3 AND image IS NULL",
+            "UPDATE versions SET name = number WHERE number LIKE name || '.%' AND NOT EXISTS (\
+                 SELECT 1 FROM versions o WHERE o.datastore = versions.datastore AND o.id <> versions.id \
+                 AND (o.name = versions.number OR (o.number = versions.number AND o.id < versions.id)))",
         )
-        .bind(&image.0)
-        .bind(number.to_string())
-        .bind(version.to_string())
         .execute(&mut *self.tx)
         .await?;
         Ok(())

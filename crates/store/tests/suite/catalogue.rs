@@ -78,6 +78,13 @@ pub(crate) async fn a_series_is_named_by_the_number_of_its_image(store: &Store) 
     seed(store, &[Version { number: "8.0.6".parse().expect("number"), ..series.clone() }]).await;
     let found = find(store, &series).await;
     assert_eq!((found.name.as_str(), found.number), ("8.0.2", number));
+    // Another entry that turns out to be the same keeps the name that it has.
+    let other = Version { image: None, ..version(2, Datastore::Redis, "8") };
+    seed(store, &[Version { number, ..other.clone() }]).await;
+    let mut write = store.write().await.expect("write");
+    write.record_image(other.id, &Digest::from("sha256:first"), number).await.expect("image");
+    write.commit().await.expect("commit");
+    assert_eq!(find(store, &other).await.name, "8");
 }
 
 pub(crate) async fn a_token_comes_with_its_owner_and_roles_until_it_is_deleted(store: &Store) {
