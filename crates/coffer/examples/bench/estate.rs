@@ -16,10 +16,10 @@ use coffer_store::Store;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use crate::server::FIRST_OF_POOL;
+
 /// Where a transaction does not wait for a disk: ten thousand of them would take minutes.
 const MEMORY: &str = "/dev/shm";
-/// The first address of the server's pool.
-const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 20, 0, 1);
 
 /// Records `count` instances of a project on Redis `version`, which were created and serve, in the store of a server that
 /// has ended. Gives their ids.
@@ -67,7 +67,7 @@ fn instance(n: u32, project: &str, version: &Version, flavor: &Flavor, now: Time
         version: version.id,
         flavor: flavor.id.clone(),
         volume_gib: 1,
-        address: Ipv4Addr::from(u32::from(FIRST_ADDRESS) + n),
+        address: Ipv4Addr::from(u32::from(FIRST_OF_POOL) + 1 + n),
         generation: Generation(1),
         settings: BTreeMap::from([("maxmemory-policy".to_owned(), "allkeys-lru".to_owned())]),
         built: true,

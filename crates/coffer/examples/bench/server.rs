@@ -14,6 +14,9 @@ use crate::process;
 /// How long the server may take to answer or to end, and an operation to be over.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// The addresses of the instances begin here.
+pub(crate) const FIRST_OF_POOL: Ipv4Addr = Ipv4Addr::new(127, 97, 0, 0);
+
 /// A server that runs. Dropped, it is killed; its instances are not.
 pub(crate) struct Server {
     child: Child,
@@ -42,10 +45,12 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
 }
 
 impl Server {
-    /// Starts `program` on `data`; gives the time until the first 200 as well. Quotas are out of the way.
+    /// Starts `program` on `data`; gives the time until the first 200 as well. Quotas are out of the way, and so are the
+    /// addresses of a Coffer that is in use.
     pub(crate) fn start(program: &Path, data: &Path) -> Result<(Self, Duration)> {
         let config = data.with_extension("toml");
-        fs_err::write(&config, "max_volume_gib = 100\n[quota]\ninstances = -1\nvolumes = -1\n")?;
+        let pool = format!("address_pool = \"{FIRST_OF_POOL}/16\"\nmax_volume_gib = 100\n");
+        fs_err::write(&config, format!("{pool}[quota]\ninstances = -1\nvolumes = -1\n"))?;
         let log = fs_err::File::create(data.with_extension("log"))?.into_file();
         let address = free_address()?;
         let began = Instant::now();
