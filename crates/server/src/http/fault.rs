@@ -16,7 +16,7 @@ impl From<Error> for Refused {
             Error::Busy { instance, kind } => {
                 let message = format!(
                     "Instance {instance} is not currently available for an action to be performed \
-                     (another operation is running: {}).",
+                     (another operation is running: {}); hint: wait for it: coffer instance operations {instance}",
                     kind.name()
                 );
                 Fault::new(Kind::Unprocessable, message).into()
