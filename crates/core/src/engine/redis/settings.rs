@@ -166,7 +166,8 @@ pub fn check(version: &Version, settings: &Settings) -> Vec<Finding> {
                 Finding::warning("settings.unknown", object, message, remedy)
             });
         } else if let Some(why) = wrong_value(datastore, number, name, value) {
-            findings.push(Finding::error("settings.value", object, format!("'{value}' is not possible: {why}"), ""));
+            let message = format!("'{value}' is not possible: {why}");
+            findings.push(Finding::error("settings.value", object, message, format!("give {name} another value")));
         }
     }
     findings
