@@ -4,4 +4,5 @@ pub(crate) mod contents;
 pub(crate) mod dataset;
 pub(crate) mod http;
 pub(crate) mod resp;
+pub(crate) mod unharmed;
 pub(crate) mod world;
