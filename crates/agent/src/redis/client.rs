@@ -158,12 +158,15 @@ impl Client {
         cmd.query_async(&mut connection).await.map_err(|e| self.error(command, &e))
     }
 
-    /// Many questions at once, whose answers may be errors.
+    /// Many questions at once, whose answers may be errors. No questions have no answers.
     pub(super) async fn ask_all<T: FromRedisValue>(
         &self,
         command: &'static str,
         questions: &mut Pipeline,
     ) -> Result<Vec<RedisResult<T>>, Error> {
+        if questions.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut connection = self.connection().await?;
         questions.ignore_errors();
         questions.query_async(&mut connection).await.map_err(|e| self.error(command, &e))
