@@ -2,7 +2,9 @@
 
 pub(crate) mod contents;
 pub(crate) mod dataset;
+pub(crate) mod faulty;
 pub(crate) mod http;
 pub(crate) mod resp;
 pub(crate) mod unharmed;
 pub(crate) mod world;
+pub(crate) mod writers;

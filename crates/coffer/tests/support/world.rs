@@ -172,6 +172,21 @@ impl World {
         }
     }
 
+    /// Tells the server to end, and waits until it has.
+    pub(crate) fn stop_server(&mut self) {
+        self.signal_server(Signal::TERM);
+        if let Some(mut server) = self.server.take() {
+            let status = server.wait().expect("the server is gone");
+            assert!(status.success(), "told to end, the server ended with {status}");
+        }
+    }
+
+    /// Sends the server a signal.
+    pub(crate) fn signal_server(&self, signal: Signal) {
+        let server = self.server.as_ref().expect("the server runs");
+        kill_process(Pid::from_child(server), signal).expect("the server can be told");
+    }
+
     /// The data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
@@ -415,7 +430,7 @@ fn remove(directory: &Path) {
 }
 
 /// Another name for every file: an image store costs a test no room. Where the file system is another one, a copy.
-fn link_all(from: &Path, to: &Path) {
+pub(crate) fn link_all(from: &Path, to: &Path) {
     fs_err::create_dir_all(to).expect("a directory");
     let mode = fs_err::metadata(from).expect("a directory").permissions();
     for entry in fs_err::read_dir(from).expect("the image store can be read") {
