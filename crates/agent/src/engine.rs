@@ -25,8 +25,8 @@ use crate::tasks;
 const ENGINE_LOG: &str = "engine.log";
 /// What the engine holds while it lives, and where the next agent reads which process it is.
 const ENGINE_LOCK: &str = "engine.lock";
-/// How many lines of its log an engine's end is told with.
-const LAST_WORDS: usize = 3;
+/// Where more is to be found.
+const LOG_HINT: &str = "look into the engine's log in the instance's volume: agent/engine.log";
 /// How long an engine may say nothing at all after its start, not even that it is loading.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How long an engine may take to end cleanly. With its data in an append-only file it needs milliseconds.
@@ -42,6 +42,8 @@ pub(crate) struct EngineHost {
     pub(crate) user: User,
     cgroup: String,
     process: Option<Process>,
+    /// Where the engine's part of the log begins: those before it wrote there too.
+    log_from: u64,
     isolation: Option<Vec<String>>,
 }
 
@@ -62,6 +64,7 @@ impl EngineHost {
             },
             cgroup: identity.instance.to_string(),
             process,
+            log_from: 0,
             isolation: None,
             paths,
         })
@@ -94,6 +97,7 @@ impl EngineHost {
                 memory_bytes: spec.memory_bytes,
                 cpu_millis: spec.cpu_millis,
             });
+            self.log_from = fs_err::metadata(&launch.log).map_or(0, |log| log.len());
             let started = sandbox::start(&launch).map_err(|e| Cause::new(in_full(&e), ""))?;
             self.isolation = Some(describe(&started));
             self.process = Some(started.process);
@@ -107,14 +111,29 @@ impl EngineHost {
             return Err(Cause::new(format!("{} is not running", spec.label()), ""));
         };
         let exit = tokio::select! {
-            client = Client::ready(spec, &self.paths, &self.secrets, SILENCE_LIMIT) => return client.map_err(cause),
+            client = Client::ready(spec, &self.paths, &self.secrets, SILENCE_LIMIT) => {
+                return client.map_err(|error| self.unready(spec, error));
+            }
             exit = process.exited() => exit.map_or_else(|e| e.to_string(), |e| e.to_string()),
         };
         self.process = None;
-        Err(Cause::new(
-            format!("{} ended while it started ({exit}): {}", spec.label(), self.last_words()),
-            "look into the engine's log in the instance's volume: agent/engine.log",
-        ))
+        let message =
+            format!("{} ended while it started ({exit}); its last words: {}", spec.label(), self.last_words());
+        Err(Cause::new(message, LOG_HINT))
+    }
+
+    /// Why an engine is not ready. Which socket does not answer, and how, is for the log.
+    fn unready(&self, spec: &EngineSpec, error: redis::Error) -> Cause {
+        match error {
+            redis::Error::Late { what, within, detail } => {
+                tracing::warn!(%detail, "engine is late");
+                let (label, seconds) = (spec.label(), within.as_secs());
+                let message =
+                    format!("{label} did not {what} within {seconds} s; its last words: {}", self.last_words());
+                Cause::new(message, LOG_HINT)
+            }
+            other => cause(other),
+        }
     }
 
     /// A connection as the agent's own user.
@@ -156,10 +175,7 @@ impl EngineHost {
 
     /// The last lines that the engine wrote.
     pub(crate) fn last_words(&self) -> String {
-        let log = fs_err::read(self.paths.agent.join(ENGINE_LOG)).unwrap_or_default();
-        let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
-        let lines: Vec<_> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
-        lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
+        redis::last_words(&self.paths.agent.join(ENGINE_LOG), self.log_from, &self.secrets)
     }
 
     /// Forgets the engine after its end was seen.

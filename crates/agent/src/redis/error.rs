@@ -19,7 +19,7 @@ pub enum Error {
     #[error("the engine refused {command}: {reason}")]
     Refused { command: &'static str, reason: String },
     /// The engine did not do in time what it was told.
-    #[error("the engine did not {what} within {} ms{detail}", within.as_millis())]
+    #[error("the engine did not {what} within {} s{detail}", within.as_secs())]
     Late { what: &'static str, within: Duration, detail: String },
     /// The engine said something that is not understood.
     #[error("the engine's answer to {command} is not understood")]

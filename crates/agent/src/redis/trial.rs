@@ -6,19 +6,16 @@ use std::time::Duration;
 use coffer_core::engine::redis::config::ACL_FILE;
 use coffer_core::spec::EngineSpec;
 use rustix::process::Signal;
-use secrecy::ExposeSecret as _;
 
 use super::disk::ensure_absent;
 use super::launch::ensure_dir;
-use super::{Client, Error, Exposure, Paths, Secrets, launch, write_config};
+use super::{Client, Error, Exposure, Paths, Secrets, last_words, launch, write_config};
 use crate::sandbox::{self, User};
 
 /// How long the target may take to answer. It has nothing to load.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long the killed target may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
-/// How many lines of its log are told.
-const LAST_WORDS: usize = 5;
 
 /// Starts the target on its rendered configuration and the users of the running engine, in a scratch directory, closed
 /// and without data, waits for its PONG, looks whether its configuration is in force, and ends it. The error has the last
@@ -74,14 +71,14 @@ async fn run(
         exit = started.process.exited() => Err(Error::Ended {
             what: spec.label(),
             exit: exit?.to_string(),
-            log: last_words(&launch.log, secrets),
+            log: last_words(&launch.log, 0, secrets),
         }),
     };
     started.process.signal(Signal::KILL)?;
     let _ = tokio::time::timeout(KILL_LIMIT, started.process.exited()).await;
     let findings = answer.map_err(|e| match e {
         Error::Late { what, within, .. } => {
-            Error::Late { what, within, detail: format!("; its last words: {}", last_words(&launch.log, secrets)) }
+            Error::Late { what, within, detail: format!("; its last words: {}", last_words(&launch.log, 0, secrets)) }
         }
         other => other,
     })?;
@@ -90,17 +87,4 @@ async fn run(
     }
     let found: Vec<_> = findings.iter().map(ToString::to_string).collect();
     Err(Error::Wrong { what: spec.label(), found: found.join("; ") })
-}
-
-/// The last lines of a log. An engine that refuses a line of its file prints it: passwords are taken out.
-fn last_words(log: &Path, secrets: &Secrets) -> String {
-    let log = fs_err::read(log).unwrap_or_default();
-    let mut text = String::from_utf8_lossy(&log).into_owned();
-    for secret in [&secrets.tenant, &secrets.agent] {
-        if !secret.expose_secret().is_empty() {
-            text = text.replace(secret.expose_secret(), "***");
-        }
-    }
-    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
 }
