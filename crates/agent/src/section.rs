@@ -23,6 +23,8 @@ use crate::supervisor::Supervisor;
 
 /// How much of the time that writes wait has to be left when the old engine is told to end.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How many findings of a proof that failed are told in a sentence.
+const FINDINGS_TOLD: usize = 3;
 /// The pauses before a step that must not fail is tried again. The last one repeats.
 const AGAIN: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
@@ -349,9 +351,13 @@ async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause>
     if findings.is_empty() {
         return Ok(before.map(summary).unwrap_or_default());
     }
-    let all: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    // All of them are in the cause. Thousands of keys may be missing, and somebody is to read the sentence.
+    let mut told: Vec<_> = findings.iter().take(FINDINGS_TOLD).map(ToString::to_string).collect();
+    if findings.len() > FINDINGS_TOLD {
+        told.push(format!("and {} more", findings.len() - FINDINGS_TOLD));
+    }
     let mut cause = Cause::new(
-        format!("{} answers, but it is not what it should be: {}", spec.label(), all.join("; ")),
+        format!("{} answers, but it is not what it should be: {}", spec.label(), told.join("; ")),
         "the data is as it was; report this with the operation's steps",
     );
     cause.findings = findings;
