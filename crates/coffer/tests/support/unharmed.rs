@@ -121,8 +121,8 @@ fn persistence(connection: &mut Connection) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for name in PERSISTENCE {
         let reply = connection.ask(&["CONFIG", "GET", name]).expect("the tenant may see settings");
-        let texts = reply.items().into_iter().filter_map(|r| r.text().map(|t| String::from_utf8_lossy(t).into_owned()));
-        found.insert(name.to_owned(), texts.last().unwrap_or_default());
+        let value = reply.items().pop().and_then(|value| value.text().map(<[u8]>::to_vec)).unwrap_or_default();
+        found.insert(name.to_owned(), String::from_utf8_lossy(&value).into_owned());
     }
     found
 }

@@ -128,9 +128,9 @@ impl World {
         let number = slice.number;
         let uid = 710_000 + 256 * u32::from(number);
         let config = format!(
-            "address_pool = \"127.20.{number}.0/24\"\nengine_uid_base = {uid}\ncatalogue = {:?}\n{config}\n\
+            "address_pool = \"127.20.{number}.0/24\"\nengine_uid_base = {uid}\ncatalogue = '{}'\n{config}\n\
              [quota]\ninstances = -1\nvolumes = -1\n",
-            data.join("catalogue.toml")
+            data.join("catalogue.toml").display()
         );
         fs_err::write(data.join("coffer.toml"), config).expect("the configuration");
         let listen = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
@@ -305,6 +305,7 @@ impl World {
 
     /// A connection to the engine, as the tenant.
     #[track_caller]
+    #[expect(clippy::unused_self, reason = "it is asked of a world")]
     pub(crate) fn redis(&self, instance: &Instance) -> Connection {
         Connection::open(instance.address, Some(&instance.password)).expect("the engine answers at its address")
     }
@@ -320,6 +321,7 @@ impl World {
     }
 
     /// The engine processes that have the volume of the instance before them, whoever started them.
+    #[expect(clippy::unused_self, reason = "it is asked of a world")]
     pub(crate) fn engines_on(&self, id: &str) -> BTreeSet<u32> {
         processes().filter(|pid| sees(*pid, &format!("/instances/{id}/data"))).collect()
     }
