@@ -5,6 +5,7 @@ use coffer_core::instance::{Kind, Status};
 use coffer_core::operation::Phase;
 use coffer_core::task::{StepEnd, Task};
 use coffer_server::app::Error;
+use secrecy::ExposeSecret as _;
 
 use crate::agent::{Act, digest};
 use crate::place::Gate;
@@ -31,7 +32,6 @@ async fn a_new_instance_is_built_and_then_active() {
     let version = setting.app().version(&member(), view.instance.version).expect("the version");
     assert_eq!(version.image, Some(digest("7.0.15")));
     let told = setting.places.identity(id).expect("a place");
-    use secrecy::ExposeSecret as _;
     assert_eq!(told.tenant_password, created.password.expose_secret());
 }
 
