@@ -345,7 +345,8 @@ async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause>
     let before = sup.state.section.as_ref().and_then(|j| j.fingerprint.as_ref());
     let findings = match before {
         Some(before) => client.prove(spec, before).await,
-        None => client.verify(spec).await,
+        // The old engine had died before anything was counted.
+        None => client.verify_closed(spec).await,
     };
     let findings = findings.map_err(cause)?;
     if findings.is_empty() {
@@ -370,9 +371,10 @@ fn summary(fingerprint: &Fingerprint) -> String {
     format!("{keys} keys in {} databases, {} compared in whole", fingerprint.databases.len(), fingerprint.sample.len())
 }
 
-/// Lets clients in. Engines that cannot open a port while they run are started a second time.
+/// Lets clients in. Engines that cannot open a port while they run are started a second time. So is one that died since it
+/// was proven: clients may have got to it already, and what it holds is more than what was counted.
 async fn open(sup: &mut Supervisor, spec: &EngineSpec) -> Result<(), Cause> {
-    let client = sup.host.ready(spec).await?;
+    let client = sup.host.start(spec, Exposure::Open).await?;
     if redis::opens_in_place(spec.number) {
         return client.open(spec).await.map_err(cause);
     }

@@ -122,7 +122,12 @@ impl Client {
         self.verify_held(expect, false).await
     }
 
-    pub(super) async fn verify_held(&self, expect: &EngineSpec, held: bool) -> Result<Vec<Finding>, Error> {
+    /// The same of an engine that was started closed.
+    pub async fn verify_closed(&self, expect: &EngineSpec) -> Result<Vec<Finding>, Error> {
+        self.verify_held(expect, true).await
+    }
+
+    async fn verify_held(&self, expect: &EngineSpec, held: bool) -> Result<Vec<Finding>, Error> {
         let mut findings = checks::in_force(&self.config("*").await?, expect, held);
         let found = self.version().await?;
         if found != expect.number {

@@ -125,7 +125,7 @@ impl Client {
     /// Whether the engine is what `spec` says and holds what `before` says. Empty: it is proven. For an engine that was
     /// started closed.
     pub async fn prove(&self, spec: &EngineSpec, before: &Fingerprint) -> Result<Vec<Finding>, Error> {
-        let mut findings = self.verify_held(spec, true).await?;
+        let mut findings = self.verify_closed(spec).await?;
         let sample: Vec<SampleKey> = before.sample.iter().map(|s| s.at.clone()).collect();
         let (after, _) = self.fingerprint(&sample, before.types.is_some()).await?;
         findings.extend(compare(before, &after));

@@ -65,7 +65,7 @@ async fn run(
     let started = sandbox::start(&launch)?;
     let answer = tokio::select! {
         answer = Client::ready(spec, &trial, secrets, ANSWER_LIMIT) => match answer {
-            Ok(client) => client.verify_held(spec, true).await,
+            Ok(client) => client.verify_closed(spec).await,
             Err(e) => Err(e),
         },
         exit = started.process.exited() => Err(Error::Ended {
