@@ -27,6 +27,8 @@ const ENGINE_LOG: &str = "engine.log";
 const ENGINE_LOCK: &str = "engine.lock";
 /// Where more is to be found.
 const LOG_HINT: &str = "look into the engine's log in the instance's volume: agent/engine.log";
+/// What to do about an engine that has gone: its agent starts it again.
+const AGAIN_HINT: &str = "wait until it serves again, then ask again";
 /// How long an engine may say nothing at all after its start, not even that it is loading.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How long an engine may take to end cleanly. With its data in an append-only file it needs milliseconds.
@@ -108,7 +110,7 @@ impl EngineHost {
     /// Waits until the engine answers the agent and has loaded its data.
     pub(crate) async fn ready(&mut self, spec: &EngineSpec) -> Result<Client, Cause> {
         let Some(process) = self.process.as_ref() else {
-            return Err(Cause::new(format!("{} is not running", spec.label()), ""));
+            return Err(Cause::new(format!("{} is not running", spec.label()), AGAIN_HINT));
         };
         let exit = tokio::select! {
             client = Client::ready(spec, &self.paths, &self.secrets, SILENCE_LIMIT) => {
@@ -144,7 +146,16 @@ impl EngineHost {
     /// Ends the engine with all that it acknowledged on disk. On failure it mostly still runs.
     pub(crate) async fn stop(&mut self, spec: &EngineSpec, client: Client) -> Result<(), Cause> {
         if let Some(process) = self.process() {
-            client.stop(spec, process, STOP_LIMIT).await.map_err(cause)?;
+            client.stop(spec, process, STOP_LIMIT).await.map_err(|error| match error {
+                redis::Error::Ended { what, exit, .. } => {
+                    let words = self.last_words();
+                    Cause::new(
+                        format!("{what} ended with {exit} instead of cleanly; its last words: {words}"),
+                        AGAIN_HINT,
+                    )
+                }
+                other => cause(other),
+            })?;
         }
         self.process = None;
         Ok(())
@@ -192,9 +203,15 @@ impl EngineHost {
     }
 }
 
-/// An error of the redis driver as a cause. Its text says what to do where something can be done.
+/// An error of the redis driver as a cause. Its text says what to do where something can be done. By which socket an engine
+/// is asked is nobody's concern.
 pub(crate) fn cause(error: redis::Error) -> Cause {
-    Cause::new(in_full(&error), "")
+    match error {
+        redis::Error::Unreachable { reason, .. } => {
+            Cause::new(format!("the engine cannot be reached: {reason}"), AGAIN_HINT)
+        }
+        other => Cause::new(in_full(&other), ""),
+    }
 }
 
 /// An error with the errors behind it.
