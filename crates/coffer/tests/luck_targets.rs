@@ -79,7 +79,11 @@ const ALL: [Bad; 7] = [
     Bad { name: "hangs", words: &["did not answer within 30 s"], found_before: false },
     Bad { name: "ends", words: &["ended while it started", "a format that I do not read"], found_before: false },
     Bad { name: "ends-well", words: &["ended while it started"], found_before: false },
-    Bad { name: "forgets", words: &["not what it should be", "0 keys that do not expire instead of"], found_before: false },
+    Bad {
+        name: "forgets",
+        words: &["not what it should be", "0 keys that do not expire instead of"],
+        found_before: false,
+    },
     Bad { name: "evicts", words: &["not what it should be", "it is missing"], found_before: false },
 ];
 

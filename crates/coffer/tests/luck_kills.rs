@@ -1,0 +1,201 @@
+//! Agent, engine and server are killed at every step of an upgrade, singly and all at once, forward and on the way back.
+//! Whoever dies, and whenever: the upgrade ends wholly new or wholly old, clients lose nothing that was acknowledged, and
+//! the next upgrade works.
+//!
+//! When to strike is told by what the agent has written down, never by a clock. The agent is held while it is looked at, so
+//! that a step is not over before anybody has seen that it began.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::faulty::{self, Mood};
+use support::unharmed::{Known, state};
+use support::world::{Instance, PATIENCE, World, kill, signal};
+use support::writers::Writers;
+
+/// The steps of a section, in their order.
+const STEPS: [&str; 8] = ["prepare", "quiesce", "stop", "keep", "swap", "start", "prove", "open"];
+/// How long the agent is let go between two looks. A step writes to disk or asks the engine, which takes longer.
+const GLANCE: Duration = Duration::from_micros(100);
+/// An engine that forgets what it is given.
+const FAULTY: &str = "8.2.9";
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Agent,
+    Engine,
+    Server,
+    All,
+}
+
+/// When.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// As soon as the request was accepted.
+    Accepted,
+    /// When this step has begun, by its place among [`STEPS`].
+    Forward(usize),
+    /// When this step is undone.
+    Backward(usize),
+    /// When the section is over and the control plane has not recorded it yet, or just has.
+    Over,
+}
+
+impl Moment {
+    /// Whether it has come, or gone.
+    fn has_come(self, state: &Value, has_begun: bool) -> bool {
+        let (phase, section) = (&state["section"]["phase"], &state["section"]);
+        let at = phase["at"].as_u64().and_then(|at| usize::try_from(at).ok());
+        match self {
+            Self::Accepted => true,
+            Self::Forward(step) => {
+                phase["phase"] == "forward" && (at > Some(step) || (at == Some(step) && phase["begun"] == true))
+            }
+            Self::Backward(step) => phase["phase"] == "backward" && at <= Some(step),
+            Self::Over => has_begun && section.is_null() && !state.is_null(),
+        }
+    }
+}
+
+/// Waits for the moment and strikes. Tells what the agent had written down then.
+fn strike(world: &mut World, instance: &Instance, victim: Victim, moment: Moment) -> String {
+    let id = &instance.id;
+    let deadline = Instant::now() + PATIENCE;
+    let mut has_begun = false;
+    loop {
+        assert!(Instant::now() < deadline, "{moment:?} never comes");
+        let held = world.agent_pid(id).filter(|_| has_begun);
+        held.inspect(|agent| signal(*agent, Signal::STOP));
+        let state = state(world, id);
+        let is_over = has_begun && state["section"].is_null() && !state.is_null();
+        has_begun |= state["section"].is_object();
+        if moment.has_come(&state, has_begun) {
+            let (agent, engine) = (world.agent_pid(id), world.engine_pid(id));
+            match victim {
+                Victim::Agent => kill(agent.expect("an agent")),
+                Victim::Engine => engine.into_iter().for_each(kill),
+                Victim::Server => world.kill_server(),
+                Victim::All => {
+                    kill(agent.expect("an agent"));
+                    engine.into_iter().for_each(kill);
+                    world.kill_server();
+                }
+            }
+            held.inspect(|agent| signal(*agent, Signal::CONT));
+            world.start_server();
+            let phase = &state["section"]["phase"];
+            return format!("{} {}, begun: {}", phase["phase"], phase["at"], phase["begun"]);
+        }
+        assert!(!is_over, "the section was over before {moment:?} was seen");
+        held.inspect(|agent| signal(*agent, Signal::CONT));
+        if has_begun {
+            std::thread::sleep(GLANCE);
+        }
+    }
+}
+
+/// One upgrade of a new instance under writers, one strike, and everything that has to be true afterwards.
+fn check(world: &mut World, name: &str, settings: &[(&str, &str)], to: &str, victim: Victim, moment: Moment) {
+    let instance = world.create(name, "7.0.15", settings);
+    let known = Known::fill(world, &instance, 2000);
+    if to == FAULTY {
+        faulty::set_mood(world, &instance, Mood::Forgets);
+    }
+    let writers = Writers::start(&instance);
+    writers.wait_for_more(100);
+    let upgrade = json!({"instance": {"datastore_version": to}});
+    let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let struck = strike(world, &instance, victim, moment);
+    let newest = world.wait_until_over(&instance.id);
+    writers.wait_for_more(100);
+    let balance = writers.stop();
+    let is_done = newest["phase"] == "done";
+    println!("{victim:?} at {moment:?}: struck at {struck}; {}: {}", newest["phase"], newest["cause"]);
+    let lost = &balance.lost;
+    assert!(lost.is_empty(), "{victim:?} at {moment:?}: of {} writes are lost: {lost:#?}", balance.acknowledged);
+
+    // Whoever can go on goes on: only the death of an engine is a reason to go back, and the target's own fault.
+    let may_be_undone = to == FAULTY || matches!(victim, Victim::Engine | Victim::All);
+    assert!(is_done || may_be_undone, "{victim:?} at {moment:?}: {newest:#}");
+    assert!(!(is_done && to == FAULTY), "{newest:#}");
+    let mut connection = world.redis(&instance);
+    let written = connection.ask(&["KEYS", "[0-9]:*"]).unwrap().items();
+    let written: Vec<_> = written.iter().filter_map(|key| key.text()).collect();
+    let removals = written.iter().map(|key| [&b"DEL"[..], key]);
+    connection.pipeline(removals).unwrap();
+    if is_done {
+        known.check_upgraded(world, "8.0.2");
+    } else {
+        let cause = newest["cause"]["message"].as_str().unwrap_or_default();
+        assert!(!cause.is_empty(), "nobody is told why: {newest:#}");
+        assert_ne!(newest["cause"]["hint"], "", "nobody is told what to do: {newest:#}");
+        let inside = world.data().to_str().unwrap();
+        assert!(!cause.contains(inside), "a tenant is told what is inside the host: {cause}");
+        assert!(world.show(&instance.id)["fault"]["message"].as_str().is_some_and(|fault| fault.contains(cause)));
+        known.check_unharmed(world);
+        known.check_upgrades(world, "8.0.2");
+    }
+    world.coffer(["instance", "delete", name]).ok();
+}
+
+/// How an instance keeps its data. What an engine alone keeps of what it acknowledged when it is killed is its promise and
+/// not Coffer's, so that an engine without an append-only file is killed only where Coffer has given it one.
+fn settings(victim: Victim, moment: Moment, number: usize) -> &'static [(&'static str, &'static str)] {
+    let engine_dies = matches!(victim, Victim::Engine | Victim::All);
+    let before_it_is_kept = engine_dies && matches!(moment, Moment::Accepted | Moment::Forward(0));
+    match number % 3 {
+        1 if !before_it_is_kept => &[],
+        2 if !before_it_is_kept => &[("save", "")],
+        _ => &[("appendonly", "yes")],
+    }
+}
+
+fn check_all(victim: Victim, moments: impl IntoIterator<Item = Moment>) {
+    let Some(mut world) = World::start() else { return };
+    for (number, moment) in moments.into_iter().enumerate() {
+        check(&mut world, &format!("struck-{number}"), settings(victim, moment, number), "8.0.2", victim, moment);
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_at_any_step_is_followed_by_one_that_goes_on() {
+    check_all(Victim::Agent, (0..STEPS.len()).map(Moment::Forward));
+}
+
+#[test]
+fn an_engine_that_is_killed_at_any_step_has_lost_nothing() {
+    check_all(Victim::Engine, (0..STEPS.len()).map(Moment::Forward));
+}
+
+#[test]
+fn all_at_once_killed_at_any_step_lose_nothing() {
+    check_all(Victim::All, (0..STEPS.len()).map(Moment::Forward));
+}
+
+#[test]
+fn a_server_that_is_killed_at_any_moment_finishes_what_it_accepted() {
+    check_all(Victim::Server, [Moment::Accepted, Moment::Forward(0), Moment::Forward(3), Moment::Over]);
+}
+
+#[test]
+fn whoever_is_killed_on_the_way_back_the_old_engine_comes_back() {
+    let Some(mut world) = World::prepare(&faulty::entry(FAULTY), "") else { return };
+    faulty::import(&world, "8.2.3", FAULTY);
+    world.start_server();
+    // Prove is the step that fails.
+    for step in (0..=6).rev() {
+        for victim in [Victim::Agent, Victim::All] {
+            let moment = Moment::Backward(step);
+            let name = format!("struck-{step}-{victim:?}");
+            check(&mut world, &name, settings(victim, moment, step), FAULTY, victim, moment);
+        }
+    }
+}
