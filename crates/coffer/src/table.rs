@@ -112,7 +112,11 @@ fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
-        Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(", "),
+        Value::Array(values) => {
+            let values: Vec<_> = values.iter().map(text).collect();
+            // Sentences get a line each, words share one.
+            values.join(if values.iter().any(|value| value.contains(' ')) { "\n" } else { ", " })
+        }
         Value::Object(fields) => {
             fields.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(" ")
         }
@@ -154,7 +158,10 @@ mod tests {
     fn a_single_thing_has_its_fields_sorted_and_all_aligned_left() {
         let record = || {
             let addresses = json!([{"address": "a", "type": "private"}]);
-            Record(vec![("volume".into(), json!(1)), ("ip".into(), json!(["a", "b"])), ("addresses".into(), addresses)])
+            let sentences = json!(["one of them", "two"]);
+            let fields =
+                [("volume", json!(1)), ("ip", json!(["a", "b"])), ("addresses", addresses), ("notes", sentences)];
+            Record(fields.map(|(name, value)| (name.to_owned(), value)).into())
         };
         assert_eq!(
             record().render(Format::Table),
@@ -164,6 +171,8 @@ mod tests {
 +-----------+------------------------+
 | addresses | address=a type=private |
 | ip        | a, b                   |
+| notes     | one of them            |
+|           | two                    |
 | volume    | 1                      |
 +-----------+------------------------+
 "
