@@ -200,7 +200,7 @@ impl Endpoint {
                 contact.forget(id);
                 return saved.map(|_| None);
             }
-            contact.wake_runner();
+            contact.wake_runner(id);
         }
         Ok(Some(Ack { results: results.into_iter().map(|r| r.id).collect(), events_until }))
     }

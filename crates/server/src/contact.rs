@@ -1,7 +1,7 @@
 //! Contact with agents, as far as it is held in memory: who is to be woken, how far a task has come, and questions
 //! whose asker waits. All of it may be lost with the process: the truth is in the store and with the agents.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coffer_core::id::{InstanceId, TaskId};
@@ -16,8 +16,9 @@ use uuid::Uuid;
 #[derive(Debug, Default)]
 pub(crate) struct Contact {
     lines: Mutex<HashMap<InstanceId, Line>>,
-    /// Rung when an operation may have become workable.
+    /// Rung when an operation of one of the instances in `workable` may have become workable.
     runner: Notify,
+    workable: Mutex<HashSet<InstanceId>>,
 }
 
 /// Contact with one agent.
@@ -62,14 +63,16 @@ impl Contact {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the runner.
-    pub(crate) fn wake_runner(&self) {
+    /// Has the runner look at the operation of an instance.
+    pub(crate) fn wake_runner(&self, instance: InstanceId) {
+        self.workable.lock().unwrap_or_else(PoisonError::into_inner).insert(instance);
         self.runner.notify_one();
     }
 
-    /// Until the runner is woken. One wake-up while nobody waits is kept.
-    pub(crate) async fn runner_woken(&self) {
+    /// Until the runner is woken: the instances that it is to look at. What happens while nobody waits is kept.
+    pub(crate) async fn runner_woken(&self) -> HashSet<InstanceId> {
         self.runner.notified().await;
+        std::mem::take(&mut self.workable.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Wakes the agent's long poll.

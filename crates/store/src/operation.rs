@@ -10,6 +10,7 @@ use coffer_core::instance::{Fault, Instance, Operation};
 use coffer_core::operation::Phase;
 use coffer_core::task::TaskResult;
 use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
 
 use crate::instance::instance_columns;
 use crate::row::{Columns, micros, to_json};
@@ -23,6 +24,21 @@ macro_rules! operation_columns {
     };
 }
 pub(crate) use operation_columns;
+
+/// Open operations with all that is needed to work on them, in the order in which `works` reads them: a row per answer.
+macro_rules! select_work {
+    ($rest:literal) => {
+        concat!(
+            "SELECT ",
+            operation_columns!(),
+            ", ",
+            instance_columns!(),
+            ", r.result FROM operations o JOIN instances i ON i.id = o.instance_id \
+             LEFT JOIN task_results r ON r.operation_id = o.id WHERE o.is_open ",
+            $rest
+        )
+    };
+}
 
 /// An open operation with what is needed to work on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,27 +67,14 @@ pub enum Change {
 impl Store {
     /// Everything that is open, with what agents answered, the oldest first. For the runner: it works for all projects.
     pub async fn open_operations(&self) -> Result<Vec<Work>, Error> {
-        let rows = sqlx::query(concat!(
-            "SELECT ",
-            operation_columns!(),
-            ", ",
-            instance_columns!(),
-            ", r.result FROM operations o JOIN instances i ON i.id = o.instance_id \
-             LEFT JOIN task_results r ON r.operation_id = o.id WHERE o.is_open ORDER BY o.created_at, o.id"
-        ))
-        .fetch_all(&self.reader)
-        .await?;
-        let mut open: Vec<Work> = Vec::new();
-        for row in &rows {
-            let mut c = Columns::of(row, "operation");
-            let (operation, instance) = (c.operation()?, c.instance()?);
-            let result: Option<TaskResult> = c.json_optional()?;
-            match open.last_mut() {
-                Some(work) if work.operation.id == operation.id => work.results.extend(result),
-                _ => open.push(Work { operation, instance, results: result.into_iter().collect() }),
-            }
-        }
-        Ok(open)
+        let rows = sqlx::query(select_work!("ORDER BY o.created_at, o.id")).fetch_all(&self.reader).await?;
+        works(&rows)
+    }
+
+    /// The open operation of one instance, with what its agent answered.
+    pub async fn open_operation(&self, instance: InstanceId) -> Result<Option<Work>, Error> {
+        let query = sqlx::query(select_work!("AND o.instance_id = $1")).bind(instance.to_string());
+        Ok(works(&query.fetch_all(&self.reader).await?)?.pop())
     }
 
     /// Claims an open operation that nobody has a lease of, until `lease_until`. `None` when somebody else was faster.
@@ -266,4 +269,18 @@ impl Write {
             .await?;
         Ok(())
     }
+}
+
+fn works(rows: &[SqliteRow]) -> Result<Vec<Work>, Error> {
+    let mut open: Vec<Work> = Vec::new();
+    for row in rows {
+        let mut c = Columns::of(row, "operation");
+        let (operation, instance) = (c.operation()?, c.instance()?);
+        let result: Option<TaskResult> = c.json_optional()?;
+        match open.last_mut() {
+            Some(work) if work.operation.id == operation.id => work.results.extend(result),
+            _ => open.push(Work { operation, instance, results: result.into_iter().collect() }),
+        }
+    }
+    Ok(open)
 }

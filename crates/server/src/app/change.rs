@@ -67,7 +67,7 @@ impl App {
         let operation = new_operation(operation, &row.instance, kind, target, plan, findings, now);
         write.insert_operation(&operation).await?;
         write.commit().await?;
-        self.contact.wake_runner();
+        self.contact.wake_runner(id);
         Ok(operation)
     }
 

@@ -52,7 +52,7 @@ impl App {
         let id = row.instance.id;
         let shown = write.instance(coffer_store::Scope::Project(&caller.project), id).await?.unwrap_or(row);
         write.commit().await?;
-        self.contact.wake_runner();
+        self.contact.wake_runner(id);
         Ok(Created { view: self.view(shown, now)?, password: self.key.tenant_password(id) })
     }
 

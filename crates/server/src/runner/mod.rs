@@ -1,7 +1,8 @@
 //! The runner works off operations: it claims what has something to do, does it, and lets go of what has to wait.
 //!
 //! ```text
-//!  poll: every open operation ---- nothing to do yet ---> left alone until somebody wakes us, or the next second
+//!  look: at every open operation each second, at one of them ---- nothing to do yet ---> left alone
+//!        when somebody wakes us for its instance
 //!             | due
 //!             v
 //!  claim (epoch + 1, lease) -> next() -> perform -> apply() -> save, if the epoch is still ours --+
@@ -56,7 +57,14 @@ pub(crate) struct Runner {
     host: Host,
     workers: Semaphore,
     /// The instances of which something is being done, by whichever part of this runner.
-    taken: Mutex<HashSet<InstanceId>>,
+    taken: Mutex<HashMap<InstanceId, Again>>,
+}
+
+/// Whether there was something to do for an instance while it was taken, so that it has to be looked at once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    No,
+    Yes,
 }
 
 /// An instance that nobody else in this process touches until this is dropped.
@@ -67,7 +75,10 @@ struct Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.runner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.instance);
+        let again = self.runner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.instance);
+        if again == Some(Again::Yes) {
+            self.runner.app.contact.wake_runner(self.instance);
+        }
     }
 }
 
@@ -84,14 +95,20 @@ impl Runner {
         let mut told = HashSet::new();
         let mut complaints = HashMap::new();
         loop {
-            tokio::select! {
+            let open = tokio::select! {
                 () = ending.begun() => break,
-                () = self.app.contact.runner_woken() => {}
-                _ = tick.tick() => self.revive_agents(&mut complaints).await,
-            }
-            match self.app.store.open_operations().await {
+                instances = self.app.contact.runner_woken() => self.open_of(instances).await,
+                _ = tick.tick() => {
+                    self.revive_agents(&mut complaints).await;
+                    let open = self.app.store.open_operations().await;
+                    if let Ok(open) = &open {
+                        told.retain(|id| open.iter().any(|work| work.operation.id == *id));
+                    }
+                    open
+                }
+            };
+            match open {
                 Ok(open) => {
-                    told.retain(|id| open.iter().any(|work| work.operation.id == *id));
                     for work in open {
                         self.look_at(work, &mut drives, &mut told).await;
                     }
@@ -101,6 +118,14 @@ impl Runner {
             while drives.try_join_next().is_some() {}
         }
         while drives.join_next().await.is_some() {}
+    }
+
+    async fn open_of(&self, instances: HashSet<InstanceId>) -> Result<Vec<Work>, coffer_store::Error> {
+        let mut open = Vec::new();
+        for instance in instances {
+            open.extend(self.app.store.open_operation(instance).await?);
+        }
+        Ok(open)
     }
 
     async fn look_at(self: &Arc<Self>, work: Work, drives: &mut JoinSet<()>, told: &mut HashSet<OperationId>) {
@@ -174,8 +199,13 @@ impl Runner {
     }
 
     fn take(&self, instance: InstanceId) -> Option<Taken<'_>> {
-        let free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(instance);
-        free.then_some(Taken { runner: self, instance })
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(again) = taken.get_mut(&instance) {
+            *again = Again::Yes;
+            return None;
+        }
+        taken.insert(instance, Again::No);
+        Some(Taken { runner: self, instance })
     }
 
     /// Has the provider do something, on a thread where it may block.
