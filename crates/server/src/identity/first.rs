@@ -61,9 +61,15 @@ pub async fn ensure_first_users(store: &Store, dir: &Path, public_url: &str, reg
 }
 
 async fn insert(store: &Store, firsts: Vec<First>) -> Result<(), Error> {
-    let hashed = move || firsts.into_iter().map(|f| password::hash(&f.password).map(|hash| (f.name, f.role, hash)));
-    let hashed = tokio::task::spawn_blocking(move || hashed().collect::<Result<Vec<_>, Error>>());
-    let hashed = hashed.await.map_err(|error| Error::Secret(error.to_string()))??;
+    // Side by side: it is most of what a first start takes.
+    let hashing: Vec<_> = firsts
+        .into_iter()
+        .map(|f| tokio::task::spawn_blocking(move || Ok::<_, Error>((f.name, f.role, password::hash(&f.password)?))))
+        .collect();
+    let mut hashed = Vec::new();
+    for one in hashing {
+        hashed.push(one.await.map_err(|error| Error::Secret(error.to_string()))??);
+    }
     let mut write = store.write().await?;
     for (name, role, password_hash) in hashed {
         let id = || Uuid::new_v4().simple().to_string();
