@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
 
 /// What the provider says to an agent.
 #[derive(Parser)]
@@ -22,11 +22,7 @@ struct Agent {
 pub(crate) fn main() -> ExitCode {
     let Agent { volume, server: _ } = Agent::parse_from(std::env::args_os().skip(1));
     // Its standard error is its log file, which nobody colours.
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("info"))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(std::io::stderr).with_ansi(false).init();
     match coffer_agent::run(&volume) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

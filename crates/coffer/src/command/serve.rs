@@ -13,7 +13,9 @@ use coffer_server::config::Config;
 use coffer_server::{CatalogueSeed, Server, Setup};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 use super::{engine, print};
 use crate::cli::Serve;
@@ -41,8 +43,7 @@ pub(crate) fn run(format: Format, serve: &Serve) -> Result<(), Failure> {
             Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(MALLOC.0, MALLOC.1).exec();
         return Err(error.into());
     }
-    let filter = EnvFilter::try_from_env("COFFER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    start_log();
     let mut config = match &serve.config {
         Some(path) => Config::load(path).map_err(Failure::other)?,
         None => Config::default(),
@@ -81,6 +82,15 @@ pub(crate) fn run(format: Format, serve: &Serve) -> Result<(), Failure> {
         server.stop().await;
         Ok(())
     })
+}
+
+/// Says on standard error what `COFFER_LOG` asks for, such as `info,coffer_server=debug`; else everything from `info` on.
+fn start_log() {
+    // Not `EnvFilter`, which brings a whole engine for regular expressions.
+    let asked = std::env::var("COFFER_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(log).with(filter).init();
 }
 
 /// The catalogue as the server keeps it. A release that is a series has the number of the image that is here, if one is.
