@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::redis::{self, Client, Exposure, Paths, Secrets};
 use crate::sandbox::{self, Exit, Process, User};
+use crate::state::is_full;
 use crate::tasks;
 
 /// What the engine says, in the agent's directory of the volume.
@@ -203,12 +204,24 @@ impl EngineHost {
     }
 }
 
-/// An error of the redis driver as a cause. Its text says what to do where something can be done. By which socket an engine
-/// is asked is nobody's concern.
+/// An error of the redis driver as a cause. Its text says what to do where something can be done. Which file or socket it was
+/// is for the log: tenants read this, and where things are on the host is not their concern.
 pub(crate) fn cause(error: redis::Error) -> Cause {
     match error {
         redis::Error::Unreachable { reason, .. } => {
             Cause::new(format!("the engine cannot be reached: {reason}"), AGAIN_HINT)
+        }
+        redis::Error::Unsafe { reason } => {
+            Cause::new(format!("the engine cannot be stopped without a loss: {reason}"), "mend that, then ask again")
+        }
+        redis::Error::Io(error) => {
+            tracing::error!(%error, "file of the volume");
+            if is_full(&error) {
+                Cause::new("there is no room left on the disk of the volume", "make room on it, then ask again")
+            } else {
+                let message = format!("a file of the volume cannot be read or written: {}", error.kind());
+                Cause::new(message, "look into the agent's log in the instance's volume: agent/agent.log")
+            }
         }
         other => Cause::new(in_full(&other), ""),
     }

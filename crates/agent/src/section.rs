@@ -403,17 +403,25 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn unsaved(error: crate::Error) -> Cause {
-    Cause::new(format!("the agent's journal cannot be written: {error}"), "make room on the volume")
+    tracing::error!(%error, "journal");
+    Cause::new("the agent's journal cannot be written", "make room on the disk of the volume, then ask again")
 }
 
-/// A step that is done again after a crash goes on in the record that it has; one that is tried again gets another.
+/// A step that is done again after a crash goes on in the record that it has. One that is tried again gets another, in the
+/// place of its last but the first: why it failed first is what matters, and it may be tried for days.
 fn note_begin(sup: &mut Supervisor, name: String) {
-    if let Some(journal) = sup.state.section.as_mut()
-        && journal.steps.last().is_none_or(|s| s.name != name || s.end.is_some())
-    {
-        let record = StepRecord { name, began_at: Timestamp::now(), ended_at: None, end: None, detail: String::new() };
-        journal.steps.push(record);
+    let Some(journal) = sup.state.section.as_mut() else { return };
+    let steps = &mut journal.steps;
+    if steps.last().is_some_and(|s| s.name == name && s.end.is_none()) {
+        return;
     }
+    if let [.., first, last] = steps.as_slice()
+        && first.name == name
+        && last.name == name
+    {
+        steps.pop();
+    }
+    steps.push(StepRecord { name, began_at: Timestamp::now(), ended_at: None, end: None, detail: String::new() });
 }
 
 fn note_end(sup: &mut Supervisor, end: StepEnd, detail: String) {

@@ -184,7 +184,8 @@ impl StateFile {
     }
 }
 
-fn is_full(error: &std::io::Error) -> bool {
+/// Whether it is for want of room.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     // fs-err wraps the error but keeps its kind.
     matches!(error.kind(), StorageFull | QuotaExceeded)

@@ -15,6 +15,8 @@ use super::{Client, Error, Paths, Temporary, disk, survey};
 
 /// How long the engine may write its data anew. Disks that write 30 MB/s do 100 GB in that time.
 const WRITER_LIMIT: Duration = Duration::from_secs(3600);
+/// How the engine says whether its last rewrite of the append-only file went well.
+const REWRITTEN: &str = "aof_last_bgrewrite_status";
 const PAUSE: Duration = Duration::from_millis(10);
 const LONG_PAUSE: Duration = Duration::from_millis(100);
 
@@ -93,14 +95,16 @@ impl Client {
         }
     }
 
-    /// Waits until no writer of the engine's runs.
+    /// Waits until no writer of the engine's runs. A rewrite that failed is planned again by the engine, with pauses that soon
+    /// are hours: that is not waited for.
     async fn until_written(&self) -> Result<BTreeMap<String, String>, Error> {
         let began = Instant::now();
         loop {
             let info = self.info("persistence").await?;
             let is_set = |name: &str| info.get(name).is_some_and(|v| v != "0");
-            let writing = ["rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled"];
-            if !writing.into_iter().any(is_set) {
+            let failed = info.get(REWRITTEN).is_some_and(|status| status != "ok");
+            let planned = is_set("aof_rewrite_scheduled") && !failed;
+            if !planned && !["rdb_bgsave_in_progress", "aof_rewrite_in_progress"].into_iter().any(is_set) {
                 return Ok(info);
             }
             if began.elapsed() > WRITER_LIMIT {
@@ -130,13 +134,13 @@ pub(super) fn unsafe_to_stop(info: &BTreeMap<String, String>) -> Option<String> 
     if value("aof_enabled") != "1" {
         return Some("it has no append-only file".to_owned());
     }
+    for (name, what) in [("aof_last_write_status", "last write to"), (REWRITTEN, "last rewrite of")] {
+        if value(name) != "ok" {
+            return Some(format!("the {what} its append-only file failed, as it does without room on the disk"));
+        }
+    }
     if value("aof_rewrite_in_progress") != "0" || value("aof_rewrite_scheduled") != "0" {
         return Some("it is writing its append-only file anew".to_owned());
-    }
-    for (name, what) in [("aof_last_write_status", "last write to"), ("aof_last_bgrewrite_status", "last rewrite of")] {
-        if value(name) != "ok" {
-            return Some(format!("the {what} its append-only file failed"));
-        }
     }
     None
 }
