@@ -1,28 +1,19 @@
 //! Agent, engine and server are killed at every step of an upgrade, singly and all at once, forward and on the way back.
 //! Whoever dies, and whenever: the upgrade ends wholly new or wholly old, clients lose nothing that was acknowledged, and
 //! the next upgrade works.
-//!
-//! When to strike is told by what the agent has written down, never by a clock. The agent is held while it is looked at, so
-//! that a step is not over before anybody has seen that it began.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::time::{Duration, Instant};
-
-use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::faulty::{self, Mood};
-use support::unharmed::{Known, state};
-use support::world::{Instance, PATIENCE, World, kill, signal};
-use support::writers::Writers;
+use support::strike::{Moment, STEPS, strike};
+use support::unharmed::Known;
+use support::world::{Instance, World, kill};
+use support::writers::{Writers, forget_written};
 
-/// The steps of a section, in their order.
-const STEPS: [&str; 8] = ["prepare", "quiesce", "stop", "keep", "swap", "start", "prove", "open"];
-/// How long the agent is let go between two looks. A step writes to disk or asks the engine, which takes longer.
-const GLANCE: Duration = Duration::from_micros(100);
 /// An engine that forgets what it is given.
 const FAULTY: &str = "8.2.9";
 
@@ -35,70 +26,22 @@ enum Victim {
     All,
 }
 
-/// When.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
-    /// As soon as the request was accepted.
-    Accepted,
-    /// When this step has begun, by its place among [`STEPS`].
-    Forward(usize),
-    /// When this step is undone.
-    Backward(usize),
-    /// When the section is over and the control plane has not recorded it yet, or just has.
-    Over,
-}
-
-impl Moment {
-    /// Whether it has come, or gone.
-    fn has_come(self, state: &Value, has_begun: bool) -> bool {
-        let (phase, section) = (&state["section"]["phase"], &state["section"]);
-        let at = phase["at"].as_u64().and_then(|at| usize::try_from(at).ok());
-        match self {
-            Self::Accepted => true,
-            Self::Forward(step) => {
-                phase["phase"] == "forward" && (at > Some(step) || (at == Some(step) && phase["begun"] == true))
-            }
-            Self::Backward(step) => phase["phase"] == "backward" && at <= Some(step),
-            Self::Over => has_begun && section.is_null() && !state.is_null(),
+/// Waits for the moment and kills. Tells what the agent had written down then.
+fn kill_at(world: &mut World, instance: &Instance, victim: Victim, moment: Moment) -> String {
+    let struck = strike(world, instance, moment, |world| {
+        let (agent, engine) = (world.agent_pid(&instance.id), world.engine_pid(&instance.id));
+        if matches!(victim, Victim::Agent | Victim::All) {
+            kill(agent.expect("an agent"));
         }
-    }
-}
-
-/// Waits for the moment and strikes. Tells what the agent had written down then.
-fn strike(world: &mut World, instance: &Instance, victim: Victim, moment: Moment) -> String {
-    let id = &instance.id;
-    let deadline = Instant::now() + PATIENCE;
-    let mut has_begun = false;
-    loop {
-        assert!(Instant::now() < deadline, "{moment:?} never comes");
-        let held = world.agent_pid(id).filter(|_| has_begun);
-        held.inspect(|agent| signal(*agent, Signal::STOP));
-        let state = state(world, id);
-        let is_over = has_begun && state["section"].is_null() && !state.is_null();
-        has_begun |= state["section"].is_object();
-        if moment.has_come(&state, has_begun) {
-            let (agent, engine) = (world.agent_pid(id), world.engine_pid(id));
-            match victim {
-                Victim::Agent => kill(agent.expect("an agent")),
-                Victim::Engine => engine.into_iter().for_each(kill),
-                Victim::Server => world.kill_server(),
-                Victim::All => {
-                    kill(agent.expect("an agent"));
-                    engine.into_iter().for_each(kill);
-                    world.kill_server();
-                }
-            }
-            held.inspect(|agent| signal(*agent, Signal::CONT));
-            world.start_server();
-            let phase = &state["section"]["phase"];
-            return format!("{} {}, begun: {}", phase["phase"], phase["at"], phase["begun"]);
+        if matches!(victim, Victim::Engine | Victim::All) {
+            engine.into_iter().for_each(kill);
         }
-        assert!(!is_over, "the section was over before {moment:?} was seen");
-        held.inspect(|agent| signal(*agent, Signal::CONT));
-        if has_begun {
-            std::thread::sleep(GLANCE);
+        if matches!(victim, Victim::Server | Victim::All) {
+            world.kill_server();
         }
-    }
+    });
+    world.start_server();
+    struck
 }
 
 /// One upgrade of a new instance under writers, one strike, and everything that has to be true afterwards.
@@ -113,7 +56,7 @@ fn check(world: &mut World, name: &str, settings: &[(&str, &str)], to: &str, vic
     let upgrade = json!({"instance": {"datastore_version": to}});
     let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade);
     assert_eq!(answer.status, 202, "{answer:?}");
-    let struck = strike(world, &instance, victim, moment);
+    let struck = kill_at(world, &instance, victim, moment);
     let newest = world.wait_until_over(&instance.id);
     writers.wait_for_more(100);
     let balance = writers.stop();
@@ -126,11 +69,7 @@ fn check(world: &mut World, name: &str, settings: &[(&str, &str)], to: &str, vic
     let may_be_undone = to == FAULTY || matches!(victim, Victim::Engine | Victim::All);
     assert!(is_done || may_be_undone, "{victim:?} at {moment:?}: {newest:#}");
     assert!(!(is_done && to == FAULTY), "{newest:#}");
-    let mut connection = world.redis(&instance);
-    let written = connection.ask(&["KEYS", "[0-9]:*"]).unwrap().items();
-    let written: Vec<_> = written.iter().filter_map(|key| key.text()).collect();
-    let removals = written.iter().map(|key| [&b"DEL"[..], key]);
-    connection.pipeline(removals).unwrap();
+    forget_written(&mut world.redis(&instance));
     if is_done {
         known.check_upgraded(world, "8.0.2");
     } else {

@@ -84,11 +84,18 @@ impl Slice {
             .find_map(|number| {
                 // No instance is given the first address of a pool, and a socket ends with its process.
                 let held = UdpSocket::bind((Ipv4Addr::new(127, 20, number, 0), 8779)).ok()?;
-                // Engines of a test that was killed may still be there.
+                let slice = Self { number, _held: held };
+                // Engines of a test that was killed may still be there. Those of another target directory are not ours to end.
+                end_all_of(&slice.data());
                 let unused = |last| TcpListener::bind((Ipv4Addr::new(127, 20, number, last), 6379)).is_ok();
-                (1..=4).all(unused).then_some(Self { number, _held: held })
+                (1..=4).all(unused).then_some(slice)
             })
             .expect("a slice of 127.20.0.0/16 is free")
+    }
+
+    /// Where the world that has the slice keeps its data.
+    fn data(&self) -> PathBuf {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("world-{}", self.number))
     }
 }
 
@@ -114,8 +121,7 @@ impl World {
             return None;
         };
         let slice = Slice::claim();
-        let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("world-{}", slice.number));
-        end_all_of(&data);
+        let data = slice.data();
         remove(&data);
         fs_err::create_dir_all(&data).expect("a data directory");
         // As the server makes it: engines run as users of their own and have to get through.
@@ -135,6 +141,16 @@ impl World {
         fs_err::write(data.join("coffer.toml"), config).expect("the configuration");
         let listen = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
         Some(Self { data, listen, server: None, logins: RefCell::default(), _slice: slice })
+    }
+
+    /// Gives the instances a file system of their own with so many MiB. Before the server is started. Needs root: tells
+    /// whether it worked.
+    pub(crate) fn ensure_disk(&self, mib: u32) -> bool {
+        let at = self.data.join("instances");
+        fs_err::create_dir_all(&at).expect("a directory");
+        let mut mount = Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(at);
+        mount.output().is_ok_and(|output| output.status.success())
     }
 
     /// Starts the server if it does not run, and waits until it answers.
@@ -323,7 +339,7 @@ impl World {
     /// The engine processes that have the volume of the instance before them, whoever started them.
     #[expect(clippy::unused_self, reason = "it is asked of a world")]
     pub(crate) fn engines_on(&self, id: &str) -> BTreeSet<u32> {
-        processes().filter(|pid| sees(*pid, &format!("/instances/{id}/data"))).collect()
+        processes().filter(|pid| sees(*pid, &format!("/{id}/data"))).collect()
     }
 }
 
@@ -404,7 +420,7 @@ fn end_all_of(data: &Path) {
             let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.split(|byte| *byte == 0).any(|word| word == volume.as_os_str().as_encoded_bytes())
         };
-        let part = format!("/instances/{id}/");
+        let part = format!("/{id}/");
         let has_part = |pid: u32| {
             fs_err::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(&part))
         };
@@ -430,6 +446,12 @@ fn end_all_of(data: &Path) {
 }
 
 fn remove(directory: &Path) {
+    // A file system that `ensure_disk` made.
+    let disk = directory.join("instances");
+    let mounts = fs_err::read_to_string("/proc/mounts").unwrap_or_default();
+    if mounts.split_ascii_whitespace().any(|word| Path::new(word) == disk) {
+        let _ = Command::new("umount").arg("--lazy").arg(disk).status();
+    }
     match fs_err::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => println!("{error}"),
         _ => {}

@@ -80,6 +80,13 @@ impl Writers {
     }
 }
 
+/// Removes what writers wrote.
+pub(crate) fn forget_written(connection: &mut Connection) {
+    let written = connection.ask(&["KEYS", "[0-9]:*"]).expect("the engine answers").items();
+    let removals = written.iter().filter_map(|key| key.text()).map(|key| [&b"DEL"[..], key]);
+    connection.pipeline(removals).expect("the engine answers");
+}
+
 fn connect(instance: &Instance) -> std::io::Result<Connection> {
     Connection::open(instance.address, Some(&instance.password))
 }
