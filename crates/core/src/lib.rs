@@ -12,6 +12,7 @@ pub mod datastore;
 pub mod engine;
 pub mod finding;
 pub mod flavor;
+pub mod gate;
 pub mod id;
 pub mod instance;
 pub mod operation;
