@@ -1,15 +1,19 @@
 //! The engine of this instance: started from a spec, found again, ended.
 //!
 //! Whoever asks names the spec; the host of the engine knows the volume, the image store and whom the engine runs as. No
-//! second engine can start while one runs on the volume: the engine itself holds the lock.
+//! second engine can start while one runs on the volume: the engine itself holds the lock. Clients get to it by the
+//! [gate](crate::gate) alone.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use coffer_core::finding::Cause;
+use coffer_core::gate::{Gate as GateState, Level};
+use coffer_core::instance::GateSeen;
 use coffer_core::spec::EngineSpec;
 use coffer_wire::agent::Identity;
 use rustix::process::Signal;
@@ -17,8 +21,9 @@ use rustix::process::Signal;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
-use crate::redis::{self, Client, Exposure, Paths, Secrets};
-use crate::sandbox::{self, Exit, Process, User};
+use crate::gate::{self, Gate};
+use crate::redis::{self, Client, Exposure, Paths, Port, Secrets};
+use crate::sandbox::{self, Exit, Process, Step, User};
 use crate::state::is_full;
 use crate::tasks;
 
@@ -36,6 +41,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long a killed process may take to be gone. Only a kernel that writes out its memory needs more than an instant.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
+/// How long the old engine may take to answer what was sent to it before new connections had to wait. Those who wait feel it.
+const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 
 /// Where an instance's engine runs, and the engine if there is one.
 pub(crate) struct EngineHost {
@@ -48,11 +55,16 @@ pub(crate) struct EngineHost {
     /// Where the engine's part of the log begins: those before it wrote there too.
     log_from: u64,
     isolation: Option<Vec<String>>,
+    gate: Option<Gate>,
+    /// No gate goes further than this here: as configured, or as it turned out.
+    highest: gate::Found,
+    /// How long connections wait where nothing else was said.
+    hold_limit: Duration,
 }
 
 impl EngineHost {
     /// Takes over the volume, and the engine if one runs on it.
-    pub(crate) fn open(volume: &Path, identity: &Identity) -> Result<Self, crate::Error> {
+    pub(crate) fn take_over(volume: &Path, identity: &Identity) -> Result<Self, crate::Error> {
         let paths = Paths::of(volume);
         let process = sandbox::adopt(&paths.agent.join(ENGINE_LOCK))?;
         Ok(Self {
@@ -69,6 +81,9 @@ impl EngineHost {
             process,
             log_from: 0,
             isolation: None,
+            gate: None,
+            highest: gate::Found { level: identity.gate, why: String::new() },
+            hold_limit: Duration::from_secs(identity.hold_seconds),
             paths,
         })
     }
@@ -87,25 +102,190 @@ impl EngineHost {
         self.process.as_ref().filter(|p| p.is_alive())
     }
 
-    /// Starts the engine and waits until it answers the agent and has its data. Running already, it is only waited for.
+    /// Starts the engine and waits until it answers the agent and has its data. Running already, it is only waited for. Clients
+    /// are let in where they are to be.
     pub(crate) async fn start(&mut self, spec: &EngineSpec, exposure: Exposure) -> Result<Client, Cause> {
         if self.process().is_none() {
-            let root = tasks::engine_root(&self.images, &spec.image).await?;
-            redis::write_config(spec, &self.paths, &self.secrets, self.user).map_err(cause)?;
-            let mut launch = redis::launch(spec, &root, &self.paths, self.user, exposure).map_err(cause)?;
+            self.launch(spec, exposure).await?;
+        }
+        let client = match self.ready(spec).await {
+            Err(cause) if self.gate_is_broken() => {
+                // It could not be given a socket. It gets the port itself from now on.
+                self.kill().await?;
+                self.give_up_gate(cause.message);
+                self.launch(spec, exposure).await?;
+                self.ready(spec).await?
+            }
+            other => other?,
+        };
+        if exposure == Exposure::Open {
+            self.open(spec, &client).await?;
+        }
+        Ok(client)
+    }
+
+    async fn launch(&mut self, spec: &EngineSpec, exposure: Exposure) -> Result<(), Cause> {
+        let root = tasks::engine_root(&self.images, &spec.image).await?;
+        redis::write_config(spec, &self.paths, &self.secrets, self.user).map_err(cause)?;
+        loop {
+            let level = self.gate(spec)?.level();
+            let port = match (level, exposure) {
+                (Level::Steered, _) | (Level::Own, Exposure::Open) => Port::AtStart,
+                (Level::Shared, Exposure::Open) if !redis::opens_in_place(spec.number) => Port::AtStart,
+                (Level::Shared | Level::Own, _) => Port::Later,
+            };
+            let mut launch = redis::launch(spec, &root, &self.paths, self.user, exposure, port).map_err(cause)?;
             launch.log = self.paths.agent.join(ENGINE_LOG);
             launch.lock = self.paths.agent.join(ENGINE_LOCK);
+            launch.gated = level != Level::Own;
             launch.cgroup = Some(sandbox::CgroupLimits {
                 name: self.cgroup.clone(),
                 memory_bytes: spec.memory_bytes,
                 cpu_millis: spec.cpu_millis,
             });
             self.log_from = fs_err::metadata(&launch.log).map_or(0, |log| log.len());
-            let started = sandbox::start(&launch).map_err(|e| Cause::new(in_full(&e), ""))?;
+            let started = match sandbox::start(&launch) {
+                Ok(started) => started,
+                Err(error @ sandbox::Error::Step { step: Step::Gate, .. }) => {
+                    self.give_up_gate(in_full(&error));
+                    continue;
+                }
+                Err(error) => return Err(Cause::new(in_full(&error), "")),
+            };
             self.isolation = Some(describe(&started));
-            self.process = Some(started.process);
+            let process = self.process.insert(started.process);
+            if let (Some(gate), Some(notify)) = (&mut self.gate, &started.notify)
+                && let Err(error) = gate.started(process, notify)
+            {
+                self.kill().await?;
+                return Err(gate_cause(&error));
+            }
+            return Ok(());
         }
-        self.ready(spec).await
+    }
+
+    /// The gate, met when it is first needed. One that could not go far is tried anew with each engine.
+    fn gate(&mut self, spec: &EngineSpec) -> Result<&mut Gate, Cause> {
+        let runs = self.process().is_some();
+        let met = self.gate.take().filter(|gate| runs || gate.level() != Level::Own);
+        let gate = match met {
+            Some(gate) => gate,
+            None => {
+                let address = SocketAddr::from((spec.address, spec.datastore().port()));
+                let mut found = gate::find(self.highest.level);
+                if found.level == self.highest.level && !self.highest.why.is_empty() {
+                    found.why.clone_from(&self.highest.why);
+                }
+                let engine = self.process.as_ref().filter(|_| runs);
+                Gate::meet(&self.paths.agent, address, found, self.hold_limit, engine).map_err(|e| gate_cause(&e))?
+            }
+        };
+        Ok(self.gate.insert(gate))
+    }
+
+    /// Engines bind their port themselves from now on, for this reason.
+    fn give_up_gate(&mut self, why: String) {
+        tracing::error!(why, "there is no gate from now on");
+        if let Some(mut gate) = self.gate.take()
+            && let Err(error) = gate.retire(why.clone())
+        {
+            tracing::warn!(%error, "gate");
+        }
+        self.highest = gate::Found { level: Level::Own, why };
+    }
+
+    fn gate_is_broken(&mut self) -> bool {
+        let broken = |gate: &mut Gate| gate.look().is_ok() && gate.is_broken();
+        self.gate.as_mut().is_some_and(broken)
+    }
+
+    /// New connections wait from now on, `limit` at the most, and the engine has answered what it had been sent before; where it
+    /// takes too long over that, it is told how many are still busy. Where connections cannot be made to wait, nothing happens.
+    pub(crate) async fn hold(&mut self, spec: &EngineSpec, client: &Client, limit: Duration) -> Result<String, Cause> {
+        let gate = self.gate(spec)?;
+        let level = gate.level();
+        gate.hold(limit).map_err(|e| gate_cause(&e))?;
+        match level {
+            Level::Steered => {}
+            Level::Shared if redis::opens_in_place(spec.number) => client.listen(spec, false).await.map_err(cause)?,
+            Level::Shared | Level::Own => return Ok(String::new()),
+        }
+        let address = SocketAddr::from((spec.address, spec.datastore().port()));
+        let drained = gate::drain(address, self.gate(spec)?.engine_socket(), DRAIN_LIMIT).await;
+        Ok(drained.to_string())
+    }
+
+    /// Those who wait go on waiting for so long. For the way back, which has its own time.
+    pub(crate) fn hold_on(&mut self, spec: &EngineSpec, limit: Duration) -> Result<(), Cause> {
+        let gate = self.gate(spec)?;
+        if matches!(gate.state(), Some(GateState::Holding { .. })) {
+            gate.hold(limit).map_err(|e| gate_cause(&e))?;
+        }
+        Ok(())
+    }
+
+    /// How long those who wait go on waiting; `None` where nobody does.
+    pub(crate) fn holds_for(&self) -> Option<Duration> {
+        self.gate.as_ref().and_then(Gate::time_left)
+    }
+
+    /// How long connections wait where nothing else was said.
+    pub(crate) fn hold_limit(&self) -> Duration {
+        self.hold_limit
+    }
+
+    /// Lets clients in, as far as that can be done while the engine runs.
+    pub(crate) async fn open(&mut self, spec: &EngineSpec, client: &Client) -> Result<(), Cause> {
+        client.lift(spec).await.map_err(cause)?;
+        let gate = self.gate(spec)?;
+        let level = gate.level();
+        gate.open().map_err(|e| gate_cause(&e))?;
+        if level != Level::Steered && redis::opens_in_place(spec.number) && !client.listens().await.map_err(cause)? {
+            client.listen(spec, true).await.map_err(cause)?;
+        }
+        Ok(())
+    }
+
+    /// Whether clients get in.
+    pub(crate) async fn is_open(&mut self, spec: &EngineSpec, client: &Client) -> Result<bool, Cause> {
+        let gate = self.gate(spec)?;
+        match gate.level() {
+            Level::Steered => Ok(gate.state() == Some(GateState::Open)),
+            Level::Shared | Level::Own => client.listens().await.map_err(cause),
+        }
+    }
+
+    /// Nobody will come behind the gate: who connects learns that.
+    pub(crate) fn refuse(&mut self) {
+        if let Some(gate) = &mut self.gate
+            && let Err(error) = gate.refuse()
+        {
+            tracing::warn!(%error, "gate");
+        }
+    }
+
+    /// Looks after the gate. Gives what happened there by itself, in sentences.
+    pub(crate) fn tend_gate(&mut self) -> Vec<String> {
+        let Some(gate) = &mut self.gate else { return Vec::new() };
+        gate.look().unwrap_or_else(|error| tracing::error!(%error, "gate"));
+        gate.take_notices()
+    }
+
+    /// Returns when the gate has no keeper any more; never where it needs none.
+    pub(crate) async fn gate_unkept(&self) {
+        match &self.gate {
+            Some(gate) => gate.unkept().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The gate, for people.
+    pub(crate) fn gate_seen(&self) -> Option<GateSeen> {
+        self.gate.as_ref().map(|gate| GateSeen {
+            level: gate.level(),
+            state: gate.state().map(|state| state.name().to_owned()),
+            why: gate.why().to_owned(),
+        })
     }
 
     /// Waits until the engine answers the agent and has loaded its data.
@@ -113,11 +293,21 @@ impl EngineHost {
         let Some(process) = self.process.as_ref() else {
             return Err(Cause::new(format!("{} is not running", spec.label()), AGAIN_HINT));
         };
+        let gate = &mut self.gate;
+        // An engine that waits for an answer of a dead keeper says nothing, not even that.
+        let tend = async {
+            while let Some(gate) = gate {
+                gate.unkept().await;
+                gate.look().unwrap_or_else(|error| tracing::error!(%error, "gate"));
+            }
+            std::future::pending().await
+        };
         let exit = tokio::select! {
             client = Client::ready(spec, &self.paths, &self.secrets, SILENCE_LIMIT) => {
                 return client.map_err(|error| self.unready(spec, error));
             }
             exit = process.exited() => exit.map_or_else(|e| e.to_string(), |e| e.to_string()),
+            never = tend => never,
         };
         self.process = None;
         let message =
@@ -202,6 +392,14 @@ impl EngineHost {
             None => std::future::pending().await,
         }
     }
+}
+
+/// An error of the gate as a cause.
+fn gate_cause(error: &gate::Error) -> Cause {
+    Cause::new(
+        error.to_string(),
+        "coffer doctor says what this host allows; look into the agent's log: agent/agent.log",
+    )
 }
 
 /// An error of the redis driver as a cause. Its text says what to do where something can be done. Which file or socket it was

@@ -3,12 +3,13 @@
 //!
 //! Read in this order: [`state`] (what it must not forget), `supervisor` (the loop), `engine` (starting and finding
 //! engines), `section` (the part that clients feel), `tasks` (the rest), [`redis`] (how one talks to Redis and Valkey),
-//! [`sandbox`] (how engines are kept apart), `link` (the control plane).
+//! [`sandbox`] (how engines are kept apart), [`gate`] (who gets the connections), `link` (the control plane).
 //!
 //! Guarantees: the engine outlives the agent; one agent per volume; an agent that is killed at any moment is followed by
 //! one that goes on where it was.
 
 mod engine;
+pub mod gate;
 mod link;
 pub mod redis;
 pub mod sandbox;
@@ -54,7 +55,7 @@ pub fn run(volume: &Path) -> Result<(), Error> {
 async fn serve(volume: &Path) -> Result<(), Error> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let identity = load_identity(volume)?;
-    let host = engine::EngineHost::open(volume, &identity)?;
+    let host = engine::EngineHost::take_over(volume, &identity)?;
     let file = StateFile::new(&volume.join("agent"));
     let state = file.load()?;
     tracing::info!(instance = %identity.instance, generation = state.generation.0, "agent started");
@@ -91,6 +92,7 @@ fn first_report(state: &state::State) -> Report {
         volume_used_bytes: 0,
         isolation: Vec::new(),
         settling: false,
+        gate: None,
     };
     Report { observed, running: None, results: state.results.clone(), events: state.events.clone() }
 }

@@ -20,9 +20,12 @@ use crate::engine::cause;
 use crate::redis::{self, Client, Exposure, Fingerprint, Paths, PreImage, Probe, Temporary};
 use crate::state::{Durability, Journal, KeptPreimage};
 use crate::supervisor::Supervisor;
+use crate::tasks;
 
 /// How much of the time that writes wait has to be left when the old engine is told to end.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How many times the expected gap connections may wait.
+const HOLD_FACTOR: u32 = 3;
 /// How many findings of a proof that failed are told in a sentence.
 const FINDINGS_TOLD: usize = 3;
 /// The pauses before a step that must not fail is tried again. The last one repeats.
@@ -200,10 +203,14 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             // One that an agent started before it was killed may be half open, or another version: it is begun anew.
             sup.host.kill().await?;
             sup.state.on_disk = Some(section.to.number);
-            sup.host.start(&section.to, Exposure::Closed).await?;
+            let left = sup.host.holds_for();
+            in_time(left, &section.to, sup.host.start(&section.to, Exposure::Closed)).await?;
             Ok(String::new())
         }
-        SectionStep::Prove => prove(sup, &section.to).await,
+        SectionStep::Prove => {
+            let left = sup.host.holds_for();
+            in_time(left, &section.to, prove(sup, &section.to)).await
+        }
         SectionStep::Open => {
             open(sup, &section.to).await?;
             let opened = Timestamp::now();
@@ -222,6 +229,23 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             Ok(String::new())
         }
     }
+}
+
+/// Does something while connections wait, and fails a little before they have waited for too long: the old engine is to be let
+/// back in then.
+async fn in_time<T>(
+    left: Option<Duration>,
+    spec: &EngineSpec,
+    work: impl Future<Output = Result<T, Cause>>,
+) -> Result<T, Cause> {
+    let Some(left) = left else { return work.await };
+    let late = || {
+        Cause::new(
+            format!("{} was not ready in the time that connections may wait", spec.label()),
+            "ask again when the host is less busy, or let the operator raise hold_seconds",
+        )
+    };
+    tokio::time::timeout(left - left / 10, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
@@ -257,15 +281,26 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     }
     live.probe.get_or_insert_with(|| Probe::start(&section.from, section.from.address, &sup.host.secrets));
     let client = sup.host.client(&section.from).await?;
+    let drained = sup.host.hold(&section.from, &client, hold_limit(sup, section)?).await?;
     let began = Timestamp::now();
     let quiesced = client.quiesce(&section.from, &measures(sup)).await.map_err(cause)?;
     live.waiting = Some((client, quiesced.until));
-    let detail = summary(&quiesced.fingerprint);
+    let mut detail = summary(&quiesced.fingerprint);
+    if !drained.is_empty() {
+        detail = format!("{drained}; {detail}");
+    }
     if let Some(journal) = sup.state.section.as_mut() {
         journal.quiesced_at.get_or_insert(began);
         journal.fingerprint = Some(quiesced.fingerprint);
     }
     Ok(detail)
+}
+
+/// How long connections may wait: as configured, or longer where so much data has to be loaded that it would not do.
+fn hold_limit(sup: &Supervisor, section: &Section) -> Result<Duration, Cause> {
+    let estimate = PreImage::estimate(&sup.host.paths).map_err(cause)?;
+    let expected = Duration::from_millis(tasks::expected_gap_millis(&section.to, &estimate, estimate.bytes));
+    Ok(sup.host.hold_limit().max(expected * HOLD_FACTOR))
 }
 
 /// Puts back what a step may have touched. Idempotent, and true also of a step that acted in part or not at all.
@@ -287,6 +322,10 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
             client.unquiesce(&section.from).await.map_err(cause)
         }
         SectionStep::Stop if was_running => {
+            if let Phase::Backward { attempt: 0, .. } = journal.phase {
+                let limit = hold_limit(sup, &section)?;
+                sup.host.hold_on(&section.from, limit)?;
+            }
             start_old(sup, &section).await?;
             sup.state.wanted = true;
             Ok(())
@@ -327,7 +366,7 @@ async fn start_old(sup: &mut Supervisor, section: &Section) -> Result<(), Cause>
     sup.save(Durability::Flushed).map_err(unsaved)?;
     let client = sup.host.start(&section.from, Exposure::Closed).await?;
     // Once it is open clients write, and it no longer is what was counted.
-    if client.is_open().await.map_err(cause)? {
+    if sup.host.is_open(&section.from, &client).await? {
         return Ok(());
     }
     prove(sup, &section.from).await?;
@@ -371,14 +410,11 @@ fn summary(fingerprint: &Fingerprint) -> String {
     format!("{keys} keys in {} databases, {} compared in whole", fingerprint.databases.len(), fingerprint.sample.len())
 }
 
-/// Lets clients in. Engines that cannot open a port while they run are started a second time. So is one that died since it
-/// was proven: clients may have got to it already, and what it holds is more than what was counted.
+/// Lets clients in. Where there is no gate, engines that cannot open a port while they run are started a second time. So is one
+/// that died since it was proven: clients may have got to it already, and what it holds is more than what was counted.
 async fn open(sup: &mut Supervisor, spec: &EngineSpec) -> Result<(), Cause> {
     let client = sup.host.start(spec, Exposure::Open).await?;
-    if redis::opens_in_place(spec.number) {
-        return client.open(spec).await.map_err(cause);
-    }
-    if !client.is_open().await.map_err(cause)? {
+    if !sup.host.is_open(spec, &client).await? {
         sup.host.stop(spec, client).await?;
         sup.host.start(spec, Exposure::Open).await?;
     }

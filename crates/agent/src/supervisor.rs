@@ -117,6 +117,7 @@ impl Supervisor {
                     self.take_desired()?;
                 }
                 exit = self.host.ended() => self.engine_ended(exit)?,
+                () = self.host.gate_unkept() => self.tend_gate(),
                 Some(ack) = self.acks.recv() => self.forget(&ack)?,
                 Some(result) = self.done.1.recv() => {
                     self.beside = None;
@@ -157,6 +158,7 @@ impl Supervisor {
                 volume_used_bytes: self.volume_used_bytes,
                 isolation: self.state.isolation.clone(),
                 settling: self.state.settle.is_some(),
+                gate: self.host.gate_seen(),
             },
             running: running.or(beside),
             results: self.state.results.clone(),
@@ -171,7 +173,8 @@ impl Supervisor {
             && let Some(spec) = self.state.engine.clone()
             && self.host.process().is_some()
         {
-            match self.host.ready(&spec).await {
+            // Clients get in, also where an agent died before it had let them in.
+            match self.host.start(&spec, Exposure::Open).await {
                 Ok(_) => self.engine = Engine::Serving,
                 Err(cause) => self.engine = Engine::Failed { cause, restarts: 0 },
             }
@@ -231,8 +234,9 @@ impl Supervisor {
         let how = exit.map_or_else(|| "nobody saw how".to_owned(), |e| e.to_string());
         let words = self.host.last_words();
         if exit == Some(Exit::Code(0)) {
-            // Somebody told it to: that is reported, not healed.
+            // Somebody told it to: that is reported, not healed, and nobody needs to wait for it.
             self.state.wanted = false;
+            self.host.refuse();
             let cause =
                 Cause::new("the engine was told to end, by somebody else than coffer", "coffer instance restart");
             self.event("engine.stopped", &cause.message);
@@ -325,10 +329,17 @@ impl Supervisor {
                 Err(cause) => self.engine = Engine::Failed { cause, restarts: self.restarts },
             }
         }
+        self.tend_gate();
         self.collect_preimages()?;
         self.file.ensure_reserve();
         self.volume_used_bytes = self.host.used_bytes();
         Ok(())
+    }
+
+    fn tend_gate(&mut self) {
+        for notice in self.host.tend_gate() {
+            self.event("gate.changed", &notice);
+        }
     }
 
     /// Ends the measures of a section while the engine serves. Where that fails it is tried again; it fails nothing else.

@@ -12,7 +12,7 @@ use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, Task
 use coffer_image::{Image, Release, Store};
 
 use crate::engine::{EngineHost, cause};
-use crate::redis::{self, Client, Paths, PreImage, Secrets};
+use crate::redis::{self, Client, Estimate, Paths, PreImage, Secrets};
 use crate::sandbox::User;
 
 /// How long an engine without data takes to stop, and the next one to start and be proven, on a small machine.
@@ -143,14 +143,14 @@ impl Sight {
             0 => "the append-only file is turned on for the time of the upgrade, so that the stop needs no snapshot",
             _ => "the append-only file is rewritten, so that little is left to be read",
         };
-        let stop_and_start = STOP_AND_START_MILLIS * if redis::opens_in_place(to.number) { 1 } else { 2 };
+        let gap_millis = expected_gap_millis(to, &estimate, data);
         Ok(Preview {
             preimage_method: estimate.method,
             preimage_bytes: data,
             preimage_millis: estimate.millis,
             while_serving: vec![vehicle.to_owned()],
             stops: format!("{} is stopped and {} started on the same data", from.label(), to.label()),
-            gap_millis: stop_and_start + estimate.millis + data * 1000 / LOAD_BYTES_A_SECOND,
+            gap_millis,
         })
     }
 
@@ -163,6 +163,12 @@ impl Sight {
         }
         Ok(())
     }
+}
+
+/// For how long clients will not be able to write, as far as can be told: `data` bytes are to be loaded.
+pub(crate) fn expected_gap_millis(to: &EngineSpec, estimate: &Estimate, data: u64) -> u64 {
+    let stop_and_start = STOP_AND_START_MILLIS * if redis::opens_in_place(to.number) { 1 } else { 2 };
+    stop_and_start + estimate.millis + data * 1000 / LOAD_BYTES_A_SECOND
 }
 
 /// The engine root of an image that was fetched before.

@@ -167,6 +167,7 @@ impl World {
             log: self.path("agent/engine.log"),
             lock: self.path("agent/engine.lock"),
             cwd: "/volume/data".into(),
+            gated: false,
         }
     }
 

@@ -25,6 +25,12 @@ fn main() -> ExitCode {
     if first == coffer_agent::sandbox::INIT_COMMAND {
         return coffer_agent::sandbox::init_main();
     }
+    if first == coffer_agent::gate::TRIAL_COMMAND {
+        return coffer_agent::gate::trial_main();
+    }
+    if first == coffer_agent::gate::KEEPER_COMMAND {
+        return agent::keeper_main();
+    }
     if first == "agent" {
         return agent::main();
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datastore::Number;
 use crate::finding::{Cause, Finding};
+use crate::gate::Level;
 use crate::id::{Epoch, FlavorId, Generation, InstanceId, OperationId, ProjectId, VersionId};
 use crate::operation::{Phase, Plan};
 use crate::plan::Step;
@@ -57,6 +58,20 @@ pub struct Observed {
     pub isolation: Vec<String>,
     /// Whether temporary measures of the last section are still in force, such as an append-only file.
     pub settling: bool,
+    /// Who gets new connections; `None` until the first engine was started.
+    #[serde(default)]
+    pub gate: Option<GateSeen>,
+}
+
+/// An instance's gate, as its agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateSeen {
+    /// How far it goes.
+    pub level: Level,
+    /// `open`, `holding` or `refusing`; `None` where the engine has its port itself.
+    pub state: Option<String>,
+    /// Why it does not go further, and what to do about it; empty at the highest level.
+    pub why: String,
 }
 
 /// What state an engine is in.

@@ -46,6 +46,8 @@ impl World {
             token: "a token".to_owned(),
             tenant_password: "a password".to_owned(),
             engine_uid: Some(ENGINE),
+            gate: coffer_core::gate::Level::Steered,
+            hold_seconds: 60,
         };
         let world = Self { place, identity };
         fs_err::write(world.program(), AGENT).unwrap();

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use coffer_core::datastore::Datastore;
 use coffer_core::flavor::Flavor;
+use coffer_core::gate::Level;
 use coffer_core::id::FlavorId;
 use serde::Deserialize;
 
@@ -38,6 +39,12 @@ pub struct Config {
     pub token_hours: u32,
     /// How long a pre-image is kept after an upgrade succeeded, in hours. Default 24.
     pub preimage_keep_hours: u32,
+    /// How far the gates of instances may go: `steered`, `shared` or `own`; each goes as far as its host allows. Default
+    /// `steered`. Concerns engines when they are started next.
+    pub gate: Level,
+    /// How long new connections wait for an engine that is restarted, upgraded or has died, in seconds, before they are refused
+    /// or the engine from before is let back in. An upgrade that has to load much may take longer. Default 60.
+    pub hold_seconds: u64,
     /// The region's name in replies and in the catalogue of tokens. Default `RegionOne`.
     pub region: String,
     /// The datastore of instances that ask for none. Default `redis`.
@@ -75,6 +82,8 @@ impl Default for Config {
             page_size: 1000,
             token_hours: 24,
             preimage_keep_hours: 24,
+            gate: Level::Steered,
+            hold_seconds: 60,
             region: "RegionOne".to_owned(),
             default_datastore: Datastore::Redis,
             catalogue: None,
@@ -126,6 +135,9 @@ impl Config {
             if flavor.ram_mib == 0 || flavor.vcpus == 0 {
                 return Err((format!("flavor {} has no memory or no processor", flavor.id), "give it at least 1 each"));
             }
+        }
+        if !(1..=3600).contains(&self.hold_seconds) {
+            return Err((format!("hold_seconds is {}", self.hold_seconds), "it must be from 1 to 3600"));
         }
         for (name, value) in [("page_size", self.page_size), ("token_hours", self.token_hours)] {
             if value == 0 {

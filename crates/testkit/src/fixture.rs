@@ -53,6 +53,7 @@ impl Fixture {
             volume_used_bytes: 0,
             isolation: Vec::new(),
             settling: false,
+            gate: None,
         };
         let flavor = Flavor { id: FlavorId::from("1"), name: "small".to_owned(), ram_mib: 512, vcpus: 1 };
         Self { instance, flavor, observed, catalogue }

@@ -15,6 +15,7 @@
 //! generations older than the one it has are refused, tasks are done once per id.
 
 use coffer_core::finding::Cause;
+use coffer_core::gate::Level;
 use coffer_core::id::{Generation, InstanceId, TaskId};
 use coffer_core::instance::Observed;
 use coffer_core::spec::EngineSpec;
@@ -105,4 +106,19 @@ pub struct Identity {
     pub tenant_password: String,
     /// The user and group that the engine runs as; `None` for the agent's own.
     pub engine_uid: Option<u32>,
+    /// No gate goes further than this.
+    #[serde(default = "highest_gate")]
+    pub gate: Level,
+    /// How long new connections wait for an engine at the most, in seconds, where nothing else was said.
+    #[serde(default = "usual_hold")]
+    pub hold_seconds: u64,
+}
+
+/// What holds where an identity of an earlier release says nothing.
+fn highest_gate() -> Level {
+    Level::Steered
+}
+
+fn usual_hold() -> u64 {
+    60
 }

@@ -22,17 +22,26 @@ const FILES_BESIDE_CLIENTS: u64 = 256;
 /// The number of clients where nobody says anything.
 const CLIENTS: u64 = 10_000;
 
-/// Whether clients can reach the engine that is started.
+/// For whom an engine is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
-    /// Over the unix socket only; writes no snapshot by itself, evicts nothing. For proving.
+    /// For the agent alone: it writes no snapshot by itself and evicts nothing. For proving.
     Closed,
-    /// At the instance's own address and port.
+    /// For clients, at the instance's own address and port.
     Open,
 }
 
-/// Whether an engine that was started closed can be opened by [`super::Client::open`]. If not, it has to be stopped by
-/// [`super::Client::stop`] and started open.
+/// When an engine opens its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// When it starts. Whether clients then reach it is for the gate.
+    AtStart,
+    /// When it is told to by [`super::Client::listen`].
+    Later,
+}
+
+/// Whether an engine can open its port while it runs, by [`super::Client::listen`]. If not, it has to be stopped by
+/// [`super::Client::stop`] and started again.
 pub fn opens_in_place(number: Number) -> bool {
     number.at_least(7, 0)
 }
@@ -62,9 +71,16 @@ pub fn write_config(spec: &EngineSpec, paths: &Paths, secrets: &Secrets, user: U
     Ok(())
 }
 
-/// What starts this engine on what is on disk. Needs the files of [`write_config`]. Log and lock are in `paths.agent`; the
-/// control group is left to the caller.
-pub fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, exposure: Exposure) -> Result<Launch, Error> {
+/// What starts this engine on what is on disk. Needs the files of [`write_config`]. Log and lock are in `paths.agent`; control
+/// group and gate are left to the caller.
+pub fn launch(
+    spec: &EngineSpec,
+    root: &Path,
+    paths: &Paths,
+    user: User,
+    exposure: Exposure,
+    port: Port,
+) -> Result<Launch, Error> {
     let mut argv = vec![program(spec.datastore(), root), CONFIG_FILE.to_owned()];
     let mut with = |name: &str, value: &str| argv.extend([format!("--{name}"), value.to_owned()]);
     match disk::to_load(&paths.data, opens_in_place(spec.number)) {
@@ -74,8 +90,11 @@ pub fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, exposur
         OnDisk::Nothing if exposure == Exposure::Closed => with("appendonly", "yes"),
         OnDisk::Nothing => {}
     }
+    if port == Port::Later {
+        with("port", "0");
+    }
     if exposure == Exposure::Closed {
-        for (name, value) in [("port", "0"), ("save", ""), ("auto-aof-rewrite-percentage", "0"), ("maxmemory", "0")] {
+        for (name, value) in [("save", ""), ("auto-aof-rewrite-percentage", "0"), ("maxmemory", "0")] {
             with(name, value);
         }
         if !pauses_writes(spec) {
@@ -96,6 +115,7 @@ pub fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, exposur
         log: paths.agent.join("engine.log"),
         lock: paths.agent.join("engine.lock"),
         cwd: "/data".into(),
+        gated: false,
     })
 }
 

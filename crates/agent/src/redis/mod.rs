@@ -11,7 +11,7 @@
 //!   Client::stop                    the engine has ended cleanly
 //!   PreImage::complete              the rest of the pre-image
 //!   Client::prove(&Fingerprint)     the new engine holds what was there
-//!   Client::open                    clients get in (7.0 and later; before that by a second start)
+//!   Client::lift, listen            as clients may have it; the port where the gate does not have it (7.0 and later)
 //!   Client::settle(&Persistence)    the measures are over; also the undo of prepare
 //! ```
 //!
@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::Client;
 pub use error::Error;
-pub use launch::{Exposure, launch, opens_in_place, write_config};
+pub use launch::{Exposure, Port, launch, opens_in_place, write_config};
 pub use log::last_words;
 pub use preimage::{Estimate, PreImage};
 pub use probe::Probe;

@@ -132,18 +132,20 @@ impl Client {
         Ok(findings)
     }
 
-    /// Whether clients get in.
-    pub async fn is_open(&self) -> Result<bool, Error> {
+    /// Whether it has its port.
+    pub async fn listens(&self) -> Result<bool, Error> {
         Ok(self.config("port").await?.get("port").is_some_and(|port| port != "0"))
     }
 
-    /// Lets clients in. Only where [`super::opens_in_place`]. Can be called again.
-    pub async fn open(&self, spec: &EngineSpec) -> Result<(), Error> {
-        let config = Config::of(spec, None);
-        for name in ["maxmemory", "port"] {
-            self.set(name, &config.value(name).unwrap_or_default()).await?;
-        }
-        Ok(())
+    /// Opens its port, or closes it: those who are connected stay. Only where [`super::opens_in_place`]. Can be called again.
+    pub async fn listen(&self, spec: &EngineSpec, wanted: bool) -> Result<(), Error> {
+        let port = Config::of(spec, None).value("port").unwrap_or_default();
+        self.set("port", if wanted { &port } else { "0" }).await
+    }
+
+    /// Ends what makes an engine that was started closed other than clients may have it. Can be called again.
+    pub async fn lift(&self, spec: &EngineSpec) -> Result<(), Error> {
+        self.set("maxmemory", &Config::of(spec, None).value("maxmemory").unwrap_or_default()).await
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::disk::ensure_absent;
 use super::launch::ensure_dir;
-use super::{Client, Error, Exposure, Paths, Secrets, last_words, launch, write_config};
+use super::{Client, Error, Exposure, Paths, Port, Secrets, last_words, launch, write_config};
 use crate::sandbox::{self, User};
 
 /// How long the target may take to answer. It has nothing to load.
@@ -61,7 +61,7 @@ async fn run(
         fs_err::copy(&users, trial.conf.join(ACL_FILE.trim_start_matches("/conf/")))?;
     }
     write_config(spec, &trial, secrets, user)?;
-    let launch = launch(spec, root, &trial, user, Exposure::Closed)?;
+    let launch = launch(spec, root, &trial, user, Exposure::Closed, Port::Later)?;
     let started = sandbox::start(&launch)?;
     let answer = tokio::select! {
         answer = Client::ready(spec, &trial, secrets, ANSWER_LIMIT) => match answer {

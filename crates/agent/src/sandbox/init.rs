@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::Holder;
 use super::{Isolation, Launch, Step, User, root};
+use crate::gate;
 
 /// The hidden subcommand under which [`start`](super::start) runs this program again.
 pub const INIT_COMMAND: &str = "engine-init";
@@ -107,6 +108,7 @@ fn become_engine(report: &mut std::fs::File) -> Result<(), Failure> {
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text).map_err(Failure::at(Step::Order, ""))?;
     let order: Order = serde_json::from_slice(&text).map_err(|_| Failure::at(Step::Order, "")(Errno::INVAL))?;
+    let link = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3).map_err(Failure::at(Step::Order, ""))?;
     let launch = &order.launch;
     umask(Mode::empty());
 
@@ -129,7 +131,7 @@ fn become_engine(report: &mut std::fs::File) -> Result<(), Failure> {
             return Ok(());
         }
         drop(go_read);
-        return run_program(&order, &log, &lock, report);
+        return run_program(&order, &log, &lock, &link, report);
     };
     let holder = Holder::of(child, order.cgroups.clone()).map_err(Failure::at(Step::Fork, ""))?;
     holder.write_to(record).map_err(Failure::at(Step::Lock, &launch.lock))?;
@@ -175,7 +177,13 @@ fn leave_namespaces(order: &Order) -> Result<(), Failure> {
 }
 
 /// The rest, in the process that becomes the engine. Returns only if a step failed.
-fn run_program(order: &Order, log: &OwnedFd, lock: &OwnedFd, report: &mut std::fs::File) -> Result<(), Failure> {
+fn run_program(
+    order: &Order,
+    log: &OwnedFd,
+    lock: &OwnedFd,
+    link: &OwnedFd,
+    report: &mut std::fs::File,
+) -> Result<(), Failure> {
     let launch = &order.launch;
     setsid().map_err(Failure::at(Step::Fork, ""))?;
     root::enter(launch)?;
@@ -196,6 +204,10 @@ fn run_program(order: &Order, log: &OwnedFd, lock: &OwnedFd, report: &mut std::f
     };
     attach().map_err(Failure::at(Step::Exec, program))?;
     umask(Mode::RWXG | Mode::RWXO);
+    if launch.gated {
+        // Last of all: what follows is the engine's own.
+        gate::tell_calls().and_then(|notify| gate::send_notify(link, &notify)).map_err(Failure::at(Step::Gate, ""))?;
+    }
     say(report, &Report::Ready { open_files }).map_err(Failure::at(Step::Order, ""))?;
     if !Path::new(program).is_absolute() {
         return Err(Failure::at(Step::Exec, program)(Errno::INVAL));
@@ -259,7 +271,7 @@ fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
 
 /// Closes what the agent, or whoever started it, left open: everything but the three standard files.
 #[allow(unsafe_code, reason = "closing files by number can't be known to be safe")]
-fn close_inherited_files() {
+pub(crate) fn close_inherited_files() {
     // SAFETY: called first thing, when no value of this program owns a file but the standard ones.
     unsafe { libc::syscall(libc::SYS_close_range, std::io::stderr().as_raw_fd() + 1, libc::c_uint::MAX, 0) };
 }

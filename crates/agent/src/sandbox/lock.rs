@@ -3,6 +3,7 @@
 //! - `agent/lock` in a volume is held by its agent ([`VolumeLock`]): one agent per volume.
 //! - the lock file of a [`Launch`](super::Launch) is held by its engine: one engine per lock, and whoever finds it locked
 //!   reads in it which process that is ([`adopt`]).
+//! - so is that of a gate's keeper ([`ProcessLock`]), which ends in `.lock` as well and is ended with the instance.
 
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -92,17 +93,42 @@ impl VolumeLock {
         } else {
             record.try_clone()?
         };
-        // Whoever only looks whether an agent lives holds the lock for microseconds.
-        let deadline = Instant::now() + Duration::from_millis(200);
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
+        if !take(&lock)? {
+            return Ok(None);
         }
         Holder::of(rustix::process::getpid(), Vec::new())?.write_to(record.into())?;
         Ok(Some(Self { _lock: lock }))
+    }
+}
+
+/// A lock file held by this process, in which it stands who that is. Held until dropped, or until the process ends.
+#[derive(Debug)]
+pub struct ProcessLock {
+    _lock: OwnedFd,
+}
+
+impl ProcessLock {
+    /// Takes the lock. `None` if another process has it.
+    pub fn acquire(path: &Path) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = open(path, flags, Mode::RUSR | Mode::WUSR)?;
+        if !take(&lock)? {
+            return Ok(None);
+        }
+        Holder::of(rustix::process::getpid(), Vec::new())?.write_to(lock.try_clone()?.into())?;
+        Ok(Some(Self { _lock: lock }))
+    }
+}
+
+/// False if somebody has it. Whoever only looks whether its holder lives has it for microseconds, and is waited for.
+fn take(lock: &OwnedFd) -> io::Result<bool> {
+    let deadline = Instant::now() + Duration::from_millis(200);
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
     }
 }

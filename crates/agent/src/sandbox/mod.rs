@@ -23,6 +23,8 @@ mod root;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,10 +33,12 @@ use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::{CgroupLimits, Limit, LimitsReport};
+pub(crate) use init::close_inherited_files;
 pub use init::{INIT_COMMAND, init_main};
-pub use lock::{VolumeLock, adopt};
+pub use lock::{ProcessLock, VolumeLock, adopt};
 pub use process::{Exit, Process};
 
+use crate::gate;
 use init::{Order, Report};
 
 /// Everything that decides how an engine runs. Nothing else does: no environment, no directory, no setting of the agent.
@@ -64,6 +68,8 @@ pub struct Launch {
     pub lock: PathBuf,
     /// The engine's working directory, inside.
     pub cwd: PathBuf,
+    /// Whether the engine's `bind` and `listen` are told, over [`Started::notify`], and wait for an answer.
+    pub gated: bool,
 }
 
 /// A file or directory of the host that an engine sees. Set-user-id programs and devices in it have no effect.
@@ -105,6 +111,8 @@ pub struct Started {
     pub limits: Option<LimitsReport>,
     /// How many files the engine may open.
     pub open_files: u64,
+    /// Over it the calls of a gated engine are told. Dropped by all who have it, they fail.
+    pub notify: Option<OwnedFd>,
 }
 
 /// By which means an engine is kept apart from the host.
@@ -152,6 +160,8 @@ pub enum Step {
     Privileges,
     /// Entering the working directory.
     Cwd,
+    /// Having the engine's calls told.
+    Gate,
     /// Running the engine's program.
     Exec,
 }
@@ -179,6 +189,10 @@ impl Step {
                 ("give up privileges", "run coffer with CAP_SETUID, CAP_SETGID and CAP_SETPCAP, or as an ordinary user")
             }
             Self::Cwd => ("enter the working directory", "bind it, or name one that the engine root has"),
+            Self::Gate => (
+                "have the engine's calls told",
+                "the container manager may have a seccomp notification of its own; set gate = \"own\" in the configuration",
+            ),
             Self::Exec => (
                 "run the engine's program",
                 "the engine image lacks it or is for another processor; fetch it again with `coffer engine fetch`",
@@ -261,7 +275,7 @@ pub fn start(launch: &Launch) -> Result<Started, Error> {
         cgroups: group.as_ref().map(|g| g.directories.clone()).unwrap_or_default(),
         isolation: if root_starts { Isolation::Namespaces } else { Isolation::UserNamespace },
     };
-    let (reports, status) = run_init(&order)?;
+    let (reports, status, link) = run_init(&order)?;
     let (mut forked, mut ready, mut failed) = (None, None, None);
     for report in reports {
         match report {
@@ -274,7 +288,13 @@ pub fn start(launch: &Launch) -> Result<Started, Error> {
         (Some((pid, start_ticks)), Some(open_files), None) => {
             let process = Process::adopt(pid, start_ticks).map_err(Error::agent("watch the engine's process"))?;
             let process = process.ok_or(Error::Silent { program, status })?;
-            Ok(Started { process, isolation: order.isolation, limits: group.map(|g| g.report), open_files })
+            let limits = group.map(|g| g.report);
+            let notify = if launch.gated {
+                gate::receive_notify(&link).map_err(Error::agent("receive the engine's calls"))?
+            } else {
+                None
+            };
+            Ok(Started { process, isolation: order.isolation, limits, open_files, notify })
         }
         (forked, _, failed) => {
             if let Some(pid) = forked.and_then(|(pid, _)| Pid::from_raw(pid)) {
@@ -294,20 +314,23 @@ pub fn start(launch: &Launch) -> Result<Started, Error> {
     }
 }
 
-/// Runs the init and collects what it and its child, the later engine, say until the engine's program runs.
-fn run_init(order: &Order) -> Result<(Vec<Report>, std::process::ExitStatus), Error> {
+/// Runs the init and collects what it and its child, the later engine, say until the engine's program runs. What came with
+/// files of theirs is still in the socket.
+fn run_init(order: &Order) -> Result<(Vec<Report>, std::process::ExitStatus, UnixStream), Error> {
+    let (mut link, theirs) = UnixStream::pair().map_err(Error::agent("make a socket for engine-init"))?;
     // The running program itself, also when its file was replaced meanwhile: both ends must speak the same language.
     let mut init = Command::new(Path::new("/proc/self/exe"))
         .arg0("coffer")
         .arg(INIT_COMMAND)
         .env_clear()
-        .stdin(Stdio::piped())
+        .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::piped())
         .spawn()
         .map_err(Error::agent("run engine-init"))?;
     let sent = serde_json::to_vec(order)
         .map_err(std::io::Error::from)
-        .and_then(|order| init.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&order)));
+        .and_then(|order| link.write_all(&order))
+        .and_then(|()| link.shutdown(std::net::Shutdown::Write));
     let mut said = Vec::new();
     // The end of the pipe is the engine's exec: it closes the last copy, as does every death before it.
     let heard = init.stdout.take().map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut said));
@@ -318,5 +341,5 @@ fn run_init(order: &Order) -> Result<(Vec<Report>, std::process::ExitStatus), Er
     if reports.is_empty() {
         sent.map_err(Error::agent("send the launch order"))?;
     }
-    Ok((reports, status))
+    Ok((reports, status, link))
 }

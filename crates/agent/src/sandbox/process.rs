@@ -1,7 +1,7 @@
 //! One process, which is that one and no other for as long as the value lives, whoever started it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -126,6 +126,13 @@ impl Process {
             Err(error) => return Err(error.into()),
         };
         Ok(*self.exit.get_or_init(|| exit))
+    }
+}
+
+/// Its pidfd.
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use coffer_agent::redis::{
-    Client, Exposure, Fingerprint, Paths, PreImage, Probe, Secrets, launch, opens_in_place, write_config,
+    Client, Exposure, Fingerprint, Paths, Port, PreImage, Probe, Secrets, launch, opens_in_place, write_config,
 };
 use coffer_agent::sandbox::{self, Process, User};
 use coffer_core::datastore::Datastore;
@@ -104,7 +104,8 @@ impl World {
 
     pub async fn start(&mut self, spec: &EngineSpec, exposure: Exposure) -> Client {
         write_config(spec, &self.paths, &self.secrets, self.user).unwrap();
-        let launch = launch(spec, self.root(spec), &self.paths, self.user, exposure).unwrap();
+        let port = if exposure == Exposure::Open { Port::AtStart } else { Port::Later };
+        let launch = launch(spec, self.root(spec), &self.paths, self.user, exposure, port).unwrap();
         let process = sandbox::start(&launch).unwrap().process;
         let client = tokio::select! {
             client = Client::ready(spec, &self.paths, &self.secrets, LIMIT) => client.unwrap(),
@@ -170,7 +171,8 @@ impl World {
         println!("  start {started:?}, prove {:?}", began.elapsed() - started);
         assert!(findings.is_empty(), "{findings:#?}");
         if opens_in_place(to.number) {
-            client.open(to).await.unwrap();
+            client.lift(to).await.unwrap();
+            client.listen(to, true).await.unwrap();
             return client;
         }
         self.stop(to, client).await;

@@ -120,5 +120,6 @@ fn observed(version: &Version, now: Timestamp) -> Observed {
             "cpu limit: enforced by the kernel".to_owned(),
         ],
         settling: false,
+        gate: None,
     }
 }

@@ -21,8 +21,7 @@ struct Agent {
 /// Runs the agent until it is told to end.
 pub(crate) fn main() -> ExitCode {
     let Agent { volume, server: _ } = Agent::parse_from(std::env::args_os().skip(1));
-    // Its standard error is its log file, which nobody colours.
-    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(std::io::stderr).with_ansi(false).init();
+    log();
     match coffer_agent::run(&volume) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -30,4 +29,15 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Keeps the gate of an instance until nobody needs it.
+pub(crate) fn keeper_main() -> ExitCode {
+    log();
+    coffer_agent::gate::keeper_main()
+}
+
+/// Standard error is the agent's log file, which nobody colours.
+fn log() {
+    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(std::io::stderr).with_ansi(false).init();
 }

@@ -84,6 +84,7 @@ fn record(instance: &Instance) -> Record {
         known("running_version", detail.running_version.as_ref().map(|version| json!(version)));
         known("on_disk_version", detail.on_disk_version.as_ref().map(|version| json!(version)));
         known("isolation", (!detail.isolation.is_empty()).then(|| json!(detail.isolation)));
+        known("gate", detail.gate.as_ref().map(|gate| json!(gate)));
         known("fault", detail.fault.as_ref().map(|fault| json!(fault.message)));
         known("fault_date", detail.fault.as_ref().map(|fault| json!(fault.created)));
         known("fault_details", detail.fault.as_ref().and_then(|fault| fault.details.as_ref().map(|text| json!(text))));

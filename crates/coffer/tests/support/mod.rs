@@ -7,5 +7,6 @@ pub(crate) mod http;
 pub(crate) mod resp;
 pub(crate) mod strike;
 pub(crate) mod unharmed;
+pub(crate) mod visitors;
 pub(crate) mod world;
 pub(crate) mod writers;

@@ -336,6 +336,11 @@ impl World {
         holder(&self.volume(id).join("agent/engine.lock"))
     }
 
+    /// The keeper of the gate, if it lives.
+    pub(crate) fn keeper_pid(&self, id: &str) -> Option<u32> {
+        holder(&self.volume(id).join("agent/gate.lock"))
+    }
+
     /// The engine processes that have the volume of the instance before them, whoever started them.
     #[expect(clippy::unused_self, reason = "it is asked of a world")]
     pub(crate) fn engines_on(&self, id: &str) -> BTreeSet<u32> {

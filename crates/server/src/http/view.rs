@@ -57,6 +57,11 @@ pub(super) fn detailed(view: &InstanceView, asker: &Asker, region: &str) -> wire
         running_version: view.running.map(|number| number.to_string()),
         on_disk_version: view.on_disk.map(|number| number.to_string()),
         isolation: observed.map(|o| o.isolation.clone()).unwrap_or_default(),
+        gate: observed.and_then(|o| o.gate.as_ref()).map(|gate| wire::Gate {
+            level: gate.level.name().to_owned(),
+            state: gate.state.clone(),
+            why: Some(gate.why.clone()).filter(|why| !why.is_empty()),
+        }),
         operation: None,
     });
     shown

@@ -231,6 +231,8 @@ impl Runner {
             token: key.agent_token(instance.id).expose_secret().to_owned(),
             tenant_password: key.tenant_password(instance.id).expose_secret().to_owned(),
             engine_uid: self.host.engine_uid_base.zip(index).and_then(|(base, index)| base.checked_add(index)),
+            gate: self.app.config.gate,
+            hold_seconds: self.app.config.hold_seconds,
         }
     }
 }

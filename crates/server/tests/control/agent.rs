@@ -126,6 +126,7 @@ fn work(desired: &Desired, script: &Mutex<Script>, volume: &Mutex<Volume>) -> Re
         volume_used_bytes: 1 << 20,
         isolation: vec!["none: it only pretends".to_owned()],
         settling: false,
+        gate: None,
     };
     Report { observed, running, results, events: volume.events.clone() }
 }

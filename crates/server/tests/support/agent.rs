@@ -85,6 +85,7 @@ impl Fake {
                 volume_used_bytes: 171_798_692,
                 isolation: vec!["none: this agent has no engine".to_owned()],
                 settling: false,
+                gate: None,
             };
             let report = Report { observed, running: None, results, events: Vec::new() };
             let report = serde_json::to_string(&report).expect("a report");

@@ -80,9 +80,26 @@ pub struct Detail {
     /// How the engine is isolated, and what of its flavor is enforced, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub isolation: Vec<String>,
+    /// Who gets new connections. Missing until the first engine was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
     /// The operation that is open, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Progress>,
+}
+
+/// The gate of an instance: its port, which never closes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Gate {
+    /// How far it goes: `steered` (nobody is refused, and no engine is seen before it was proven), `shared` (nobody is refused) or
+    /// `own` (the engine has its port itself, which is closed while it is down).
+    pub level: String,
+    /// `open`, `holding` (new connections wait) or `refusing`. Missing at level `own`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Why it does not go further, and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// The password that a tenant is shown once. It is not part of what debugging prints.

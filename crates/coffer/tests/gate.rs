@@ -1,0 +1,238 @@
+//! The port that never closes: a client comes every millisecond, and whatever happens to engine, agent and keeper, nobody is
+//! refused, nobody is cut, nobody sees an engine that loads, and nobody gets a wrong answer.
+//!
+//! `COFFER_ROUNDS` says how often each thing is done; 2 unless given.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::time::Instant;
+
+use support::faulty::{self, Mood};
+use support::strike::{Moment, STEPS, strike};
+use support::visitors::{Tally, Visitors};
+use support::world::{Instance, World, kill, wait_for};
+
+/// Visitors who have to be served between two events.
+const SOME: u64 = 100;
+/// An engine that fails when it gets to see data.
+const FAULTY: &str = "8.2.9";
+
+fn rounds() -> usize {
+    std::env::var("COFFER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2)
+}
+
+fn told(level: &str, what: &str, tally: &Tally) {
+    println!("{level:8} {what:44} {tally}");
+}
+
+/// Lets visitors come while something is done to the instance. What it gives are the times at which engines were killed.
+fn visited(instance: &Instance, act: impl FnOnce() -> Vec<Instant>) -> Tally {
+    let visitors = Visitors::start(instance);
+    visitors.wait_for_more(SOME);
+    let killed = act();
+    visitors.wait_for_more(SOME);
+    visitors.stop(&killed)
+}
+
+fn gate(world: &World, instance: &Instance) -> (String, String) {
+    let gate = world.show(&instance.id)["gate"].clone();
+    let text = |name: &str| gate[name].as_str().unwrap_or_default().to_owned();
+    (text("level"), text("state"))
+}
+
+fn check_level(world: &World, instance: &Instance, level: &str) {
+    wait_for("the gate to be told", || gate(world, instance).0 == level);
+}
+
+#[test]
+fn nobody_is_turned_away_over_upgrades_and_restarts() {
+    let Some(world) = World::start() else { return };
+    for round in 0..rounds() {
+        for ladder in [&["6.0.16", "7.0.15", "8.0"][..], &["valkey/8.1", "valkey/9.1"]] {
+            let name = format!("visited-{round}-{}", ladder.len());
+            let instance = world.create(&name, ladder[0], &[]);
+            check_level(&world, &instance, "steered");
+            for pair in ladder.windows(2) {
+                let tally = visited(&instance, || {
+                    world.coffer(["instance", "upgrade", &name, pair[1], "--wait"]).ok();
+                    Vec::new()
+                });
+                told("steered", &format!("upgrade {} to {}", pair[0], pair[1]), &tally);
+                tally.assert_all_served("upgrade");
+                let tally = visited(&instance, || {
+                    world.coffer(["instance", "restart", &name, "--wait"]).ok();
+                    Vec::new()
+                });
+                told("steered", &format!("restart of {}", pair[1]), &tally);
+                tally.assert_all_served("restart");
+            }
+            world.coffer(["instance", "delete", &name, "--wait"]).ok();
+        }
+    }
+}
+
+#[test]
+fn nobody_is_turned_away_when_an_upgrade_fails_and_the_old_engine_comes_back() {
+    let Some(mut world) = World::prepare(&faulty::entry(FAULTY), "") else { return };
+    faulty::import(&world, "8.2.3", FAULTY);
+    world.start_server();
+    for version in ["6.0.16", "7.0.15", "8.0"] {
+        let name = format!("fails-{version}");
+        let instance = world.create(&name, version, &[]);
+        for _ in 0..rounds() {
+            for mood in Mood::ALL {
+                faulty::set_mood(&world, &instance, mood);
+                let tally = visited(&instance, || {
+                    let failed = world.coffer(["instance", "upgrade", &name, FAULTY, "--wait"]);
+                    assert_eq!(failed.code, 6, "{failed:?}");
+                    Vec::new()
+                });
+                told("steered", &format!("{version}: target {mood:?}, and back"), &tally);
+                tally.assert_all_served("failed upgrade");
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_is_turned_away_when_engine_agent_or_keeper_is_killed() {
+    let Some(world) = World::start() else { return };
+    for version in ["6.0.16", "8.0", "valkey/9.1"] {
+        let name = format!("killed-{}", version.replace('/', "-"));
+        let instance = world.create(&name, version, &[("appendonly", "yes")]);
+        for _ in 0..rounds() {
+            for victims in [
+                &["engine"][..],
+                &["agent"],
+                &["keeper"],
+                &["agent", "keeper"],
+                &["agent", "engine"],
+                &["keeper", "engine"],
+            ] {
+                let tally = visited(&instance, || kill_all(&world, &instance, victims));
+                told("steered", &format!("{version}: kill -9 {}", victims.join(" and ")), &tally);
+                tally.assert_all_served(&victims.join(" and "));
+            }
+        }
+        // With everything dead the port is closed. It comes back, and with it the gate.
+        let tally = visited(&instance, || kill_all(&world, &instance, &["agent", "keeper", "engine"]));
+        told("steered", &format!("{version}: kill -9 of all"), &tally);
+        let tally = visited(&instance, || kill_all(&world, &instance, &["engine"]));
+        tally.assert_all_served("after all were killed");
+    }
+}
+
+/// Kills them and waits until all are there again.
+fn kill_all(world: &World, instance: &Instance, victims: &[&str]) -> Vec<Instant> {
+    let (agent, keeper, engine) =
+        (world.agent_pid(&instance.id), world.keeper_pid(&instance.id), world.engine_pid(&instance.id));
+    let mut killed = Vec::new();
+    for victim in victims {
+        let pid = match *victim {
+            "agent" => agent,
+            "keeper" => keeper,
+            _ => engine,
+        };
+        let pid = pid.unwrap_or_else(|| panic!("there is no {victim}"));
+        if *victim == "engine" {
+            killed.push(Instant::now());
+        }
+        kill(pid);
+    }
+    for (victim, old) in [("agent", agent), ("keeper", keeper), ("engine", engine)] {
+        let now = || match victim {
+            "agent" => world.agent_pid(&instance.id),
+            "keeper" => world.keeper_pid(&instance.id),
+            _ => world.engine_pid(&instance.id),
+        };
+        if victims.contains(&victim) {
+            wait_for(victim, || now().is_some_and(|pid| Some(pid) != old));
+        }
+    }
+    wait_for("the gate to be open", || gate(world, instance).1 == "open");
+    killed
+}
+
+#[test]
+fn nobody_is_turned_away_when_agent_or_keeper_is_killed_in_the_middle_of_an_upgrade() {
+    let Some(mut world) = World::start() else { return };
+    for victims in [&["agent"][..], &["keeper"], &["agent", "keeper"]] {
+        for step in 1..STEPS.len() {
+            for (from, to) in [("6.0.16", "7.0.15"), ("7.0.15", "8.0")] {
+                // With both dead while no engine is there, the line is gone with them.
+                let nobody_has_the_line = victims.len() == 2 && (3..=5).contains(&step);
+                let name = format!("struck-{}-{step}-{from}", victims.len());
+                let instance = world.create(&name, from, &[]);
+                let visitors = Visitors::start(&instance);
+                visitors.wait_for_more(SOME);
+                let upgrade = serde_json::json!({"instance": {"datastore_version": to}});
+                let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade);
+                assert_eq!(answer.status, 202, "{answer:?}");
+                strike(&mut world, &instance, Moment::Forward(step), |world| {
+                    let pids = [("agent", world.agent_pid(&instance.id)), ("keeper", world.keeper_pid(&instance.id))];
+                    for (_, pid) in pids.into_iter().filter(|(name, _)| victims.contains(name)) {
+                        kill(pid.expect("it is there"));
+                    }
+                });
+                let newest = world.wait_until_over(&instance.id);
+                assert_eq!(newest["phase"], "done", "{newest:#}");
+                visitors.wait_for_more(SOME);
+                let tally = visitors.stop(&[]);
+                told("steered", &format!("{from}: {} killed in {}", victims.join(" and "), STEPS[step]), &tally);
+                assert!(tally.loading == 0 && tally.wrong.is_empty(), "{tally:?}");
+                if !nobody_has_the_line {
+                    tally.assert_all_served(STEPS[step]);
+                }
+                world.coffer(["instance", "delete", &name, "--wait"]).ok();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_host_that_allows_less_gets_the_next_level_down_and_is_told_so() {
+    for level in ["shared", "own"] {
+        let Some(world) = World::start_with("", &format!("gate = \"{level}\"\n")) else { return };
+        for (from, to) in [("6.0.16", "7.0.15"), ("7.0.15", "8.0"), ("valkey/8.1", "valkey/9.1")] {
+            let name = format!("{level}-{}", from.replace('/', "-"));
+            let instance = world.create(&name, from, &[("appendonly", "yes")]);
+            check_level(&world, &instance, level);
+            assert!(world.show(&instance.id)["gate"]["why"].as_str().is_some_and(|why| why.contains("configuration")));
+            for round in 0..=rounds() {
+                let to = if round == 0 { to } else { from };
+                let what = if round == 0 { format!("upgrade {from} to {to}") } else { format!("restart after {from}") };
+                let tally = visited(&instance, || {
+                    if round == 0 {
+                        world.coffer(["instance", "upgrade", &name, to, "--wait"]).ok();
+                    } else {
+                        world.coffer(["instance", "restart", &name, "--wait"]).ok();
+                    }
+                    Vec::new()
+                });
+                told(level, &what, &tally);
+                assert!(tally.wrong.is_empty(), "{tally:?}");
+                // An engine before 7.0 cannot close its port: at this level it is cut in the middle of what it has.
+                let may_cut = from == "6.0.16" && round == 0;
+                if level == "shared" {
+                    assert_eq!(tally.refused, 0, "{what}: {tally:?}");
+                    assert!(may_cut || tally.reset == 0, "{what}: {tally:?}");
+                    assert_eq!(tally.loading, 0, "{what}: {tally:?}");
+                }
+            }
+            let tally = visited(&instance, || {
+                let engine = world.engine_pid(&instance.id);
+                let killed = Instant::now();
+                kill(engine.unwrap());
+                wait_for("another engine", || world.engine_pid(&instance.id).is_some_and(|pid| Some(pid) != engine));
+                vec![killed]
+            });
+            told(level, &format!("kill -9 of the engine after {from}"), &tally);
+            if level == "shared" {
+                assert_eq!((tally.refused, tally.reset - tally.cut), (0, 0), "{tally:?}");
+            }
+        }
+    }
+}
