@@ -5,6 +5,9 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
+use std::io::ErrorKind;
+use std::net::{TcpListener, UdpSocket};
+
 use rustix::process::Signal;
 use serde_json::Value;
 use support::contents;
@@ -54,6 +57,40 @@ fn clients_notice_nothing_while_coffer_and_agents_are_stopped_killed_and_started
     let balance = writers.stop();
     assert!(balance.lost.is_empty() && balance.unanswered == 0 && balance.errors.is_empty(), "{balance:?}");
     world.coffer(["instance", "upgrade", "serves", "8.0", "--wait"]).ok();
+}
+
+#[test]
+fn an_instance_with_an_address_of_ipv6_serves_and_is_upgraded_and_gives_it_back() {
+    // There is but one such address that needs no set-up. Whoever holds this socket has it.
+    let mut held = None;
+    wait_for("[::1] to be free", || {
+        let taken = UdpSocket::bind("[::1]:8779");
+        if taken.as_ref().is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable) {
+            return true;
+        }
+        held = taken.ok().filter(|_| TcpListener::bind("[::1]:6379").is_ok());
+        held.is_some()
+    });
+    if held.is_none() {
+        println!("NOT RUN: there is no ::1 on this machine");
+        return;
+    }
+    let Some(world) = World::start_with("", "address_pool = '::1/128'") else { return };
+    let instance = world.create("six", "6.0.16", &[("save", "")]);
+    assert_eq!(instance.address.to_string(), "[::1]:6379");
+    contents::fill(&mut world.redis(&instance), "six");
+    let before = contents::read(instance.address, &instance.password);
+    for version in ["7.0.15", "valkey/8.1.1"] {
+        world.coffer(["instance", "upgrade", "six", version, "--wait"]).ok();
+        before.assert_same(&contents::read(instance.address, &instance.password), version);
+        let operation = world.operations(&instance.id).remove(0);
+        println!("{version}: a gap of {} ms", operation["gap_ms"]);
+    }
+    let create = ["instance", "create", "second", "--flavor", "1", "--size", "1"];
+    let refused = world.coffer(create);
+    assert!(refused.code != 0 && refused.stderr.contains("all addresses of ::1/128 are taken"), "{refused:?}");
+    world.coffer(["instance", "delete", "six", "--wait"]).ok();
+    assert_eq!(world.create("second", "7.0.15", &[]).address, instance.address);
 }
 
 #[test]

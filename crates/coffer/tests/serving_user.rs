@@ -7,7 +7,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -129,7 +129,7 @@ fn an_ordinary_user_creates_and_upgrades_and_is_told_what_is_not_enforced() {
     let create =
         ["instance", "create", "mine", "--flavor", "1", "--size", "1", "--datastore-version", "7.0.15", "--wait"];
     let created = coffer.coffer(&create);
-    let address: Ipv4Addr = created["ip"][0].as_str().unwrap().parse().unwrap();
+    let address: IpAddr = created["ip"][0].as_str().unwrap().parse().unwrap();
     let (address, password) = (SocketAddr::from((address, 6379)), created["password"].as_str().unwrap().to_owned());
     contents::fill(&mut support::resp::Connection::open(address, Some(&password)).unwrap(), "mine");
     let before = contents::read(address, &password);

@@ -1,6 +1,6 @@
 //! Instances: what is recorded of them, what their agent last saw, and the status that users read.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub struct Instance {
     pub version: VersionId,
     pub flavor: FlavorId,
     pub volume_gib: u32,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub generation: Generation,
     pub settings: Settings,
     /// Whether it has ever served.

@@ -1,7 +1,7 @@
 //! What an agent is to run: a value that says everything, so that starting an engine needs nothing else.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,12 +36,12 @@ pub struct EngineSpec {
     /// Thousandths of a processor.
     pub cpu_millis: u32,
     pub volume_bytes: u64,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 impl EngineSpec {
     /// What `version` runs as, on this flavor, volume and address, with these settings.
-    pub fn new(version: &Version, flavor: &Flavor, volume_gib: u32, address: Ipv4Addr, settings: Settings) -> Self {
+    pub fn new(version: &Version, flavor: &Flavor, volume_gib: u32, address: IpAddr, settings: Settings) -> Self {
         Self {
             version: version.id,
             number: version.number,

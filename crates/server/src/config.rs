@@ -1,15 +1,17 @@
 //! What an operator may set, with the defaults that make an empty file work.
 
-use std::fmt;
+mod pool;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use coffer_core::datastore::Datastore;
 use coffer_core::flavor::Flavor;
 use coffer_core::gate::Level;
 use coffer_core::id::FlavorId;
 use serde::Deserialize;
+
+pub use pool::AddressPool;
 
 /// The server's configuration file. Every field may be left out; an unknown one is an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,8 +22,8 @@ pub struct Config {
     /// The base of the links in replies and of the catalogue in tokens, such as `http://127.0.0.1:8779`; from `listen`
     /// when it is not given.
     pub public_url: Option<String>,
-    /// The addresses that instances are given, one each. Default `127.20.0.0/16`, of which every address works without
-    /// set-up.
+    /// The addresses that instances are given, one each: a network of IPv4 or IPv6. Default `127.20.0.0/16`, of which
+    /// every address works without set-up.
     pub address_pool: AddressPool,
     /// The first user id that engines run as, one for each address of the pool, where the provider may choose. Default
     /// 700000.
@@ -74,7 +76,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8779),
             public_url: None,
-            address_pool: AddressPool { network: Ipv4Addr::new(127, 20, 0, 0), prefix: 16 },
+            address_pool: AddressPool::LOOPBACK,
             engine_uid_base: 700_000,
             flavors: default_flavors(),
             quota: QuotaLimits::default(),
@@ -153,59 +155,9 @@ impl Config {
     }
 }
 
-/// A network of IPv4 addresses, such as `127.20.0.0/16`. Its first and its last address are never given to anybody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct AddressPool {
-    network: Ipv4Addr,
-    prefix: u8,
-}
-
-impl AddressPool {
-    /// The lowest address that may be given to an instance.
-    pub fn first(self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.network) + 1)
-    }
-
-    /// The highest address that may be given to an instance.
-    pub fn last(self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.network) + (u32::MAX >> self.prefix) - 1)
-    }
-
-    /// Which one of the pool this is, counted from 0; `None` for an address outside of it.
-    pub fn index(self, address: Ipv4Addr) -> Option<u32> {
-        (self.first()..=self.last()).contains(&address).then(|| u32::from(address) - u32::from(self.first()))
-    }
-}
-
-impl fmt::Display for AddressPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
-
-impl FromStr for AddressPool {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let bad = || format!("'{s}' is not a network such as 127.20.0.0/16, with a prefix of 8 to 30");
-        let (network, prefix) = s.split_once('/').ok_or_else(bad)?;
-        let network: Ipv4Addr = network.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
-        let aligned = (8..=30).contains(&prefix) && u32::from(network) & (u32::MAX >> prefix) == 0;
-        if aligned { Ok(Self { network, prefix }) } else { Err(bad()) }
-    }
-}
-
-impl TryFrom<String> for AddressPool {
-    type Error = String;
-    fn try_from(s: String) -> Result<Self, Self::Error> {
-        s.parse()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{AddressPool, Config};
+    use super::Config;
 
     #[test]
     fn an_empty_file_is_a_working_configuration() {
@@ -222,14 +174,21 @@ mod tests {
     }
 
     #[test]
-    fn an_address_pool_leaves_out_its_first_and_its_last_address() {
-        let pool: AddressPool = "127.20.0.0/16".parse().expect("pool");
-        assert_eq!(pool.first().to_string(), "127.20.0.1");
-        assert_eq!(pool.last().to_string(), "127.20.255.254");
-        assert_eq!(pool.index("127.20.1.0".parse().expect("address")), Some(255));
-        assert_eq!(pool.index("127.21.0.1".parse().expect("address")), None);
-        for bad in ["127.20.0.0", "127.20.0.1/16", "127.20.0.0/31", "127.20.0.0/7", "x/16"] {
-            assert!(bad.parse::<AddressPool>().is_err(), "{bad}");
+    fn an_address_pool_is_of_ipv4_or_ipv6() {
+        for pool in ["127.30.0.0/16", "fd00:c0ff::/64", "::1/128"] {
+            let config: Config = toml::from_str(&format!("address_pool = '{pool}'")).expect(pool);
+            assert_eq!(config.address_pool.to_string(), pool);
+        }
+    }
+
+    #[test]
+    fn a_bad_address_pool_is_refused_with_its_place_and_what_to_write_instead() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("coffer.toml");
+        fs_err::write(&path, "page_size = 10\naddress_pool = 'fd00:c0ff::1/64'\n").expect("a file");
+        let error = Config::load(&path).expect_err("no network").to_string();
+        for part in ["coffer.toml", "line 2", "is an address in it; hint: write fd00:c0ff::/64"] {
+            assert!(error.contains(part), "{error}");
         }
     }
 }

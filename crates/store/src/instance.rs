@@ -1,6 +1,6 @@
 //! Instances as tenants see them. Every query here says whose.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use coffer_core::id::{InstanceId, ProjectId};
 use coffer_core::instance::{Instance, Kind, Operation};
@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use crate::row::{Columns, micros, to_json};
+use crate::row::{Columns, join_address, micros, split_address, to_json};
 use crate::{Error, Event, InstanceRow, Scope, Store, Write};
 
 /// The columns of an instance, in the order in which `Columns::instance` reads them.
 macro_rules! instance_columns {
     () => {
-        "i.id, i.project_id, i.name, i.version_id, i.flavor, i.volume_gib, i.address, i.generation, i.settings, \
-         i.built, i.fault, i.created_at, i.updated_at"
+        "i.id, i.project_id, i.name, i.version_id, i.flavor, i.volume_gib, i.network, i.address, i.generation, \
+         i.settings, i.built, i.fault, i.created_at, i.updated_at"
     };
 }
 
@@ -163,43 +163,51 @@ impl Write {
     }
 
     /// An address between `first` and `last` that no instance has. One that became free is given again as late as
-    /// possible, so that clients of a deleted instance do not meet another tenant's. `None` when all are taken.
-    pub async fn free_address(&mut self, first: Ipv4Addr, last: Ipv4Addr) -> Result<Option<Ipv4Addr>, Error> {
-        let (first, last) = (i64::from(u32::from(first)), i64::from(u32::from(last)));
+    /// possible, so that clients of a deleted instance do not meet another tenant's. `None` when all are taken. Of a range
+    /// of IPv6 that is larger only those are looked at that differ from `first` in the last 32 bits alone.
+    pub async fn free_address(&mut self, first: IpAddr, last: IpAddr) -> Result<Option<IpAddr>, Error> {
+        let ((network, first), (end, last)) = (split_address(first), split_address(last));
+        let (first, last) = (i64::from(first), i64::from(if network == end { last } else { u32::MAX }));
         let newest: Option<i64> = sqlx::query_scalar(
-            "SELECT address FROM instances WHERE address BETWEEN $1 AND $2 ORDER BY created_at DESC, id DESC LIMIT 1",
+            "SELECT address FROM instances WHERE network = $1 AND address BETWEEN $2 AND $3 \
+             ORDER BY created_at DESC, id DESC LIMIT 1",
         )
+        .bind(&network)
         .bind(first)
         .bind(last)
         .fetch_optional(&mut *self.tx)
         .await?;
         let from = newest.map_or(first, |address| address + 1);
-        let found = match self.free_between(from, last).await? {
+        let found = match self.free_between(&network, from, last).await? {
             Some(address) => Some(address),
-            None => self.free_between(first, last).await?,
+            None => self.free_between(&network, first, last).await?,
         };
-        Ok(found.and_then(|address| u32::try_from(address).ok()).map(Ipv4Addr::from))
+        Ok(found.and_then(|number| join_address(&network, u32::try_from(number).ok()?).ok()))
     }
 
-    async fn free_between(&mut self, from: i64, to: i64) -> Result<Option<i64>, Error> {
+    async fn free_between(&mut self, network: &str, from: i64, to: i64) -> Result<Option<i64>, Error> {
         if from > to {
             return Ok(None);
         }
-        let taken: Option<i64> =
-            sqlx::query_scalar("SELECT address FROM instances WHERE address = $1 AND deleted_at IS NULL")
-                .bind(from)
-                .fetch_optional(&mut *self.tx)
-                .await?;
+        let taken: Option<i64> = sqlx::query_scalar(
+            "SELECT address FROM instances WHERE network = $1 AND address = $2 AND deleted_at IS NULL",
+        )
+        .bind(network)
+        .bind(from)
+        .fetch_optional(&mut *self.tx)
+        .await?;
         if taken.is_none() {
             return Ok(Some(from));
         }
         // The end of the first run of neighbours; the index is read in order up to it.
         let end: Option<i64> = sqlx::query_scalar(
             "SELECT i.address + 1 FROM instances i \
-             WHERE i.deleted_at IS NULL AND i.address >= $1 AND i.address < $2 AND NOT EXISTS \
-                 (SELECT 1 FROM instances n WHERE n.deleted_at IS NULL AND n.address = i.address + 1) \
+             WHERE i.deleted_at IS NULL AND i.network = $1 AND i.address >= $2 AND i.address < $3 AND NOT EXISTS \
+                 (SELECT 1 FROM instances n \
+                  WHERE n.deleted_at IS NULL AND n.network = i.network AND n.address = i.address + 1) \
              ORDER BY i.address LIMIT 1",
         )
+        .bind(network)
         .bind(from)
         .bind(to)
         .fetch_optional(&mut *self.tx)
@@ -209,10 +217,11 @@ impl Write {
 
     /// Records a new instance.
     pub async fn insert_instance(&mut self, instance: &Instance) -> Result<(), Error> {
+        let (network, address) = split_address(instance.address);
         sqlx::query(
-            "INSERT INTO instances (id, project_id, name, version_id, flavor, volume_gib, address, generation, \
-                 settings, built, fault, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12)",
+            "INSERT INTO instances (id, project_id, name, version_id, flavor, volume_gib, network, address, \
+                 generation, settings, built, fault, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, $12, $13)",
         )
         .bind(instance.id.to_string())
         .bind(&instance.project.0)
@@ -220,7 +229,8 @@ impl Write {
         .bind(instance.version.to_string())
         .bind(&instance.flavor.0)
         .bind(i64::from(instance.volume_gib))
-        .bind(i64::from(u32::from(instance.address)))
+        .bind(network)
+        .bind(i64::from(address))
         .bind(instance.generation.0.cast_signed())
         .bind(to_json(&instance.settings)?)
         .bind(instance.built)

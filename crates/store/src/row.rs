@@ -1,6 +1,6 @@
 //! What is read from the store and is no type of the core, and how columns become values.
 
-use std::net::Ipv4Addr;
+use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use coffer_core::id::{Epoch, FlavorId, Generation, OperationId, ProjectId, VersionId};
@@ -117,7 +117,7 @@ impl<'r> Columns<'r> {
             version: self.parse()?,
             flavor: FlavorId(self.get()?),
             volume_gib: self.number()?,
-            address: Ipv4Addr::from(self.number::<u32>()?),
+            address: self.address()?,
             generation: Generation(self.number()?),
             settings: self.json()?,
             built: self.get()?,
@@ -161,6 +161,13 @@ impl<'r> Columns<'r> {
         }))
     }
 
+    /// The two columns that [`split_address`] makes.
+    fn address(&mut self) -> Result<IpAddr, Error> {
+        let network: &str = self.get()?;
+        let number = self.number()?;
+        join_address(network, number).map_err(|e| self.unreadable(e))
+    }
+
     pub(crate) fn kind(&mut self) -> Result<Kind, Error> {
         let name: &str = self.get()?;
         [Kind::Create, Kind::Upgrade, Kind::Restart, Kind::Delete]
@@ -173,6 +180,28 @@ impl<'r> Columns<'r> {
 /// A value as JSON for a column.
 pub(crate) fn to_json(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::Database(sqlx::Error::Encode(Box::new(e))))
+}
+
+/// An address for two columns: the network, which is empty for IPv4, and the last 32 bits as a number. SQL counts on and
+/// compares only the number, because all of IPv6 fits into no number of a database.
+pub(crate) fn split_address(address: IpAddr) -> (String, u32) {
+    match address {
+        IpAddr::V4(address) => (String::new(), address.to_bits()),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            let network = Ipv6Addr::from_bits(address.to_bits() & !u128::from(u32::MAX));
+            (network.to_string(), u32::from_be_bytes([a, b, c, d]))
+        }
+    }
+}
+
+/// The address of which [`split_address`] made this.
+pub(crate) fn join_address(network: &str, number: u32) -> Result<IpAddr, AddrParseError> {
+    if network.is_empty() {
+        return Ok(Ipv4Addr::from_bits(number).into());
+    }
+    let network: Ipv6Addr = network.parse()?;
+    Ok(Ipv6Addr::from_bits(network.to_bits() | u128::from(number)).into())
 }
 
 /// A time for a column.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use coffer_store::{Scope, Store};
 use coffer_testkit::fixture::Fixture;
+use sqlx::{Connection as _, SqliteConnection};
 
 /// A test of the suite for each name, each on a store of its own.
 macro_rules! on_sqlite {
@@ -31,6 +32,7 @@ on_sqlite!(
     a_page_ends_where_the_next_begins,
     a_stuck_operation_makes_place_for_another,
     a_token_comes_with_its_owner_and_roles_until_it_is_deleted,
+    addresses_of_ipv6_are_given_like_those_of_ipv4,
     an_instance_has_one_open_operation_and_the_error_names_it,
     another_projects_instance_does_not_exist,
     answers_are_kept_once_and_used_up_by_the_next_save,
@@ -40,6 +42,7 @@ on_sqlite!(
     the_first_image_of_a_version_stays,
     a_series_is_named_by_the_number_of_its_image,
     the_record_of_a_step_is_one_with_its_change,
+    two_instances_never_have_one_address,
     what_is_written_is_read_again_exactly,
     who_is_to_have_an_agent_follows_from_the_record,
 );
@@ -67,6 +70,31 @@ async fn a_store_that_is_opened_again_has_everything_and_is_migrated_once() {
     suite::insert(&store, &fixture.instance).await;
     store.close().await;
     let store = Store::open(&path).await.expect("the same store");
+    let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
+    assert_eq!(row.instance, fixture.instance);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn an_address_from_before_ipv6_is_read_as_it_was_written() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("coffer.db");
+    let fixture = Fixture::serving();
+    let store = Store::open(&path).await.expect("new store");
+    suite::insert(&store, &fixture.instance).await;
+    store.close().await;
+
+    // The schema as it was, and what a coffer of that time has written into it.
+    let mut former = SqliteConnection::connect(path.to_str().expect("a path")).await.expect("the store's file");
+    let before = "DROP INDEX instances_one_per_address; ALTER TABLE instances DROP COLUMN network; \
+                  CREATE UNIQUE INDEX instances_one_per_address ON instances (address) WHERE deleted_at IS NULL; \
+                  DELETE FROM _sqlx_migrations WHERE version = 3";
+    sqlx::raw_sql(before).execute(&mut former).await.expect("the former schema");
+    let address: i64 = sqlx::query_scalar("SELECT address FROM instances").fetch_one(&mut former).await.expect("a row");
+    assert_eq!(address, 0x7f14_0005, "127.20.0.5, as it always was");
+    former.close().await.expect("closed");
+
+    let store = Store::open(&path).await.expect("the former store");
     let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
     assert_eq!(row.instance, fixture.instance);
     store.close().await;

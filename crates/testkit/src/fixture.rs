@@ -1,6 +1,6 @@
 //! Instances, versions and specs to plan with. The same values every time, so that they can stand in golden files.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use coffer_core::datastore::{Datastore, Number, Version};
 use coffer_core::flavor::Flavor;
@@ -36,7 +36,7 @@ impl Fixture {
             version: catalogue[0].id,
             flavor: FlavorId::from("1"),
             volume_gib: 2,
-            address: Ipv4Addr::new(127, 20, 0, 5),
+            address: IpAddr::from([127, 20, 0, 5]),
             generation: Generation(4),
             settings: Settings::from([("maxmemory-policy".to_owned(), "allkeys-lru".to_owned())]),
             built: true,

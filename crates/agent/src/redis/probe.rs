@@ -1,7 +1,7 @@
 //! How long clients could not write.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -33,7 +33,7 @@ pub struct Probe {
 
 impl Probe {
     /// Begins. The engine should be open.
-    pub fn start(spec: &EngineSpec, address: Ipv4Addr, secrets: &Secrets) -> Self {
+    pub fn start(spec: &EngineSpec, address: IpAddr, secrets: &Secrets) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let (user, password) = match acl::has_users(spec.datastore(), spec.number) {
             true => (Some(acl::AGENT), secrets.agent.clone()),
@@ -44,7 +44,7 @@ impl Probe {
         if user.is_none() {
             logins.push((Some(acl::AGENT), secrets.agent.clone()));
         }
-        let address = SocketAddrV4::new(address, spec.datastore().port());
+        let address = SocketAddr::new(address, spec.datastore().port());
         let told = Arc::clone(&ended);
         Self { ended, thread: std::thread::spawn(move || longest_gap(address, &logins, &told)) }
     }
@@ -56,7 +56,7 @@ impl Probe {
     }
 }
 
-fn longest_gap(address: SocketAddrV4, logins: &[(Option<&'static str>, SecretString)], told: &AtomicBool) -> Duration {
+fn longest_gap(address: SocketAddr, logins: &[(Option<&'static str>, SecretString)], told: &AtomicBool) -> Duration {
     let mut last_success = Instant::now();
     let mut longest = Duration::ZERO;
     let mut connection = None;
@@ -88,11 +88,11 @@ fn longest_gap(address: SocketAddrV4, logins: &[(Option<&'static str>, SecretStr
 }
 
 fn connect(
-    address: SocketAddrV4,
+    address: SocketAddr,
     (user, password): &(Option<&'static str>, SecretString),
 ) -> redis::RedisResult<redis::Connection> {
     // Refused is told at once; the library would take its time with names.
-    drop(TcpStream::connect_timeout(&address.into(), PATIENCE)?);
+    drop(TcpStream::connect_timeout(&address, PATIENCE)?);
     let mut login = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP2)
         .set_skip_set_lib_name()

@@ -1,7 +1,7 @@
 //! One instance on one volume, driven as the agent drives it, and clients of it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct World {
     pub paths: Paths,
     pub secrets: Secrets,
     pub user: User,
-    address: Ipv4Addr,
+    address: IpAddr,
     process: Option<Process>,
     _volume: tempfile::TempDir,
 }
@@ -59,7 +59,7 @@ impl World {
         // Every test process and every world in it has its own address.
         let pid = std::process::id();
         let address =
-            Ipv4Addr::new(127, 21 + (pid >> 8) as u8 % 100, pid as u8, NEXT.fetch_add(1, Ordering::Relaxed) as u8);
+            IpAddr::from([127, 21 + (pid >> 8) as u8 % 100, pid as u8, NEXT.fetch_add(1, Ordering::Relaxed) as u8]);
         let volume = tempfile::tempdir().unwrap();
         // Longer than the address of a unix socket may be.
         let deep = volume.path().join("a-directory-with-a-long-name".repeat(5));
@@ -244,7 +244,7 @@ impl Writer {
     }
 }
 
-fn write(address: Ipv4Addr, told: &AtomicBool) -> Acknowledged {
+fn write(address: IpAddr, told: &AtomicBool) -> Acknowledged {
     let (mut writes, mut longest_gap, mut last) = (Vec::new(), Duration::ZERO, Instant::now());
     let mut at = 0;
     let mut connection = None;

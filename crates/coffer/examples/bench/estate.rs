@@ -67,7 +67,7 @@ fn instance(n: u32, project: &str, version: &Version, flavor: &Flavor, now: Time
         version: version.id,
         flavor: flavor.id.clone(),
         volume_gib: 1,
-        address: Ipv4Addr::from(u32::from(FIRST_OF_POOL) + 1 + n),
+        address: Ipv4Addr::from(u32::from(FIRST_OF_POOL) + 1 + n).into(),
         generation: Generation(1),
         settings: BTreeMap::from([("maxmemory-policy".to_owned(), "allkeys-lru".to_owned())]),
         built: true,

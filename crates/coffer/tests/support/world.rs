@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -105,7 +105,8 @@ impl World {
         Self::start_with("", "")
     }
 
-    /// The same, with more entries for the catalogue and more lines for the configuration file.
+    /// The same, with more entries for the catalogue and more lines for the configuration file, which may say where the
+    /// addresses are from.
     pub(crate) fn start_with(catalogue: &str, config: &str) -> Option<Self> {
         let mut world = Self::prepare(catalogue, config)?;
         world.start_server();
@@ -133,8 +134,12 @@ impl World {
         fs_err::write(data.join("catalogue.toml"), merged_catalogue(catalogue)).expect("the catalogue");
         let number = slice.number;
         let uid = 710_000 + 256 * u32::from(number);
+        let pool = match config.contains("address_pool") {
+            true => String::new(),
+            false => format!("address_pool = \"127.20.{number}.0/24\""),
+        };
         let config = format!(
-            "address_pool = \"127.20.{number}.0/24\"\nengine_uid_base = {uid}\ncatalogue = '{}'\n{config}\n\
+            "{pool}\nengine_uid_base = {uid}\ncatalogue = '{}'\n{config}\n\
              [quota]\ninstances = -1\nvolumes = -1\n",
             data.join("catalogue.toml").display()
         );
@@ -287,7 +292,7 @@ impl World {
         let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         line.extend(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
         let created = self.coffer(line).ok().json();
-        let address: Ipv4Addr = text(&created["ip"][0]).parse().expect("an address");
+        let address: IpAddr = text(&created["ip"][0]).parse().expect("an address");
         let password = text(&created["password"]);
         Instance { id: text(&created["id"]), address: SocketAddr::from((address, 6379)), password }
     }

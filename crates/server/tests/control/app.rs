@@ -100,6 +100,30 @@ async fn what_would_be_too_much_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn each_instance_gets_an_address_of_a_large_network_of_ipv6_and_an_engine_user_of_its_own() {
+    let setting = Setting::with_addresses("fd00:c0ff::/32".parse().expect("a pool")).await;
+    for (n, address) in [(0, "fd00:c0ff::1"), (1, "fd00:c0ff::2")] {
+        let id = setting.serving(&format!("redis_{n}")).await;
+        let view = setting.app().instance(&member(), id).await.expect("the instance");
+        assert_eq!(view.instance.address.to_string(), address);
+        let user = rustix::process::geteuid().is_root().then_some(700_000 + n);
+        assert_eq!(setting.places.identity(id).expect("a place").engine_uid, user);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_without_an_address_is_refused() {
+    let setting = Setting::with_addresses("::1/128".parse().expect("a pool")).await;
+    let first = setting.serving("redis_0").await;
+    let refused = setting.app().create(&member(), new("redis_1")).await.expect_err("there is none left");
+    let why = "all addresses of ::1/128 are taken; hint: configure a larger address_pool";
+    assert_eq!(refused.to_string(), why);
+    setting.app().delete(&member(), first).await.expect("accepted");
+    setting.until_gone(first).await;
+    setting.serving("redis_1").await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_made_is_refused_with_the_reason() {
     let setting = Setting::new().await;
     let app = setting.app();

@@ -12,7 +12,7 @@ use coffer_core::spec::Settings;
 use coffer_server::app::{App, InstanceView, NewInstance};
 use coffer_server::caller::{Caller, Role};
 use coffer_server::clock::Clock;
-use coffer_server::config::Config;
+use coffer_server::config::{AddressPool, Config};
 use coffer_server::{CatalogueSeed, Server, Setup};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
@@ -27,14 +27,20 @@ pub(crate) struct Setting {
     pub(crate) data: TempDir,
     pub(crate) places: Arc<Places>,
     server: Option<Server>,
+    pool: AddressPool,
     /// By how many seconds the clock is ahead.
     ahead: Arc<AtomicI64>,
 }
 
 impl Setting {
     pub(crate) async fn new() -> Self {
+        Self::with_addresses(Config::default().address_pool).await
+    }
+
+    /// Its instances get addresses of this network.
+    pub(crate) async fn with_addresses(pool: AddressPool) -> Self {
         let data = tempfile::tempdir().expect("temporary directory");
-        let mut setting = Self { data, places: Places::new(), server: None, ahead: Arc::default() };
+        let mut setting = Self { data, places: Places::new(), server: None, pool, ahead: Arc::default() };
         setting.start().await;
         setting
     }
@@ -51,7 +57,7 @@ impl Setting {
             default: number == "7.0.15",
             sources: serde_json::json!([]),
         };
-        let mut config = Config::default();
+        let mut config = Config { address_pool: self.pool, ..Config::default() };
         config.listen.set_port(0);
         Setup {
             data: self.data.path().to_owned(),

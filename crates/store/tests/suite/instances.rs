@@ -1,7 +1,7 @@
 //! Instances, as tenants see them.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use coffer_core::id::ProjectId;
 use coffer_core::instance::Kind;
@@ -64,21 +64,58 @@ pub(crate) async fn a_page_ends_where_the_next_begins(store: &Store) {
 }
 
 pub(crate) async fn a_freed_address_is_given_again_as_late_as_possible(store: &Store) {
-    let pool = (Ipv4Addr::new(127, 20, 1, 1), Ipv4Addr::new(127, 20, 1, 4));
-    assert_eq!(free(store, pool).await, Some(1));
+    let nth = |n| IpAddr::from([127, 20, 1, n]);
+    let pool = (nth(1), nth(4));
+    assert_eq!(free(store, pool).await, Some(nth(1)));
     for n in 1..=3 {
-        assert_eq!(free(store, pool).await, Some(n));
+        assert_eq!(free(store, pool).await, Some(nth(n)));
         insert_another(store, n, "ours").await;
     }
     delete(store, 2).await;
-    assert_eq!(free(store, pool).await, Some(4), "the freed one has to rest");
+    assert_eq!(free(store, pool).await, Some(nth(4)), "the freed one has to rest");
     insert_another(store, 4, "ours").await;
-    assert_eq!(free(store, pool).await, Some(2), "now there is no other");
+    assert_eq!(free(store, pool).await, Some(nth(2)), "now there is no other");
     let mut again = Fixture::serving().instance;
     again.address = [127, 20, 1, 2].into();
     again.created_at = at(5);
     insert(store, &again).await;
     assert_eq!(free(store, pool).await, None);
+}
+
+pub(crate) async fn addresses_of_ipv6_are_given_like_those_of_ipv4(store: &Store) {
+    let v6 = |text: &str| IpAddr::from(text.parse::<Ipv6Addr>().expect(text));
+    let small = (v6("fd00:c0ff::fffe"), v6("fd00:c0ff::1:1"));
+    // One of another network and one of IPv4 that end in the same bits, which must not matter.
+    for (n, other) in [(91, v6("fd00:beef::fffe")), (92, IpAddr::from([0, 0, 255, 254]))] {
+        insert_at(store, n, other).await;
+    }
+    for (n, address) in [(1, "fd00:c0ff::fffe"), (2, "fd00:c0ff::ffff"), (3, "fd00:c0ff::1:0")] {
+        assert_eq!(free(store, small).await, Some(v6(address)));
+        insert_at(store, n, v6(address)).await;
+    }
+    delete(store, 2).await;
+    assert_eq!(free(store, small).await, Some(v6("fd00:c0ff::1:1")), "the freed one has to rest");
+    insert_at(store, 4, v6("fd00:c0ff::1:1")).await;
+    assert_eq!(free(store, small).await, Some(v6("fd00:c0ff::ffff")), "now there is no other");
+    insert_at(store, 5, v6("fd00:c0ff::ffff")).await;
+    assert_eq!(free(store, small).await, None);
+
+    let whole = (v6("fd00:c0ff::1"), v6("fd00:c0ff::ffff:ffff:ffff:ffff"));
+    assert_eq!(free(store, whole).await, Some(v6("fd00:c0ff::1:2")), "after all that are taken");
+    let one = (v6("::1"), v6("::1"));
+    assert_eq!(free(store, one).await, Some(v6("::1")));
+    insert_at(store, 6, v6("::1")).await;
+    assert_eq!(free(store, one).await, None);
+}
+
+pub(crate) async fn two_instances_never_have_one_address(store: &Store) {
+    for (n, address) in [(1, IpAddr::from([127, 20, 1, 1])), (3, "fd00:c0ff::1".parse().expect("address"))] {
+        insert_at(store, n, address).await;
+        let mut second = Fixture::serving().instance;
+        second.address = address;
+        let mut write = store.write().await.expect("write");
+        write.insert_instance(&second).await.expect_err("it is taken");
+    }
 }
 
 pub(crate) async fn a_deleted_instance_is_gone_and_gives_back_what_it_had(store: &Store) {
@@ -110,7 +147,7 @@ pub(crate) async fn who_is_to_have_an_agent_follows_from_the_record(store: &Stor
     ] {
         let mut instance = Fixture::unbuilt().instance;
         instance.id.0 = uuid::Uuid::from_u128(n);
-        instance.address = Ipv4Addr::from(0x7f14_0100 + u32::try_from(n).expect("small"));
+        instance.address = [127, 20, 1, u8::try_from(n).expect("small")].into();
         insert(store, &instance).await;
         let operation = open(store, &instance, Kind::Create).await;
         let mut claimed = store.claim(operation.id, at(1), at(2)).await.expect("query").expect("claim");
@@ -122,6 +159,17 @@ pub(crate) async fn who_is_to_have_an_agent_follows_from_the_record(store: &Stor
     assert_eq!(found, wanted.into_iter().collect());
 }
 
+/// Writes down an instance with this address, newer than those with smaller numbers, and reads it again.
+async fn insert_at(store: &Store, n: u8, address: IpAddr) {
+    let mut instance = Fixture::serving().instance;
+    instance.id.0 = uuid::Uuid::from_u128(u128::from(n));
+    instance.address = address;
+    instance.created_at = at(i64::from(n));
+    insert(store, &instance).await;
+    let row = store.instance(Scope::Admin, instance.id).await.expect("query").expect("the instance");
+    assert_eq!(row.instance, instance);
+}
+
 async fn delete(store: &Store, n: u8) {
     let id = coffer_core::id::InstanceId(uuid::Uuid::from_u128(u128::from(n)));
     let row = store.instance(Scope::Admin, id).await.expect("query").expect("the instance");
@@ -131,7 +179,6 @@ async fn delete(store: &Store, n: u8) {
     store.save(&claimed, &[Change::Deleted], at(2)).await.expect("save");
 }
 
-async fn free(store: &Store, pool: (Ipv4Addr, Ipv4Addr)) -> Option<u8> {
-    let mut write = store.write().await.expect("write");
-    write.free_address(pool.0, pool.1).await.expect("query").map(|address| address.octets()[3])
+async fn free(store: &Store, pool: (IpAddr, IpAddr)) -> Option<IpAddr> {
+    store.write().await.expect("write").free_address(pool.0, pool.1).await.expect("query")
 }

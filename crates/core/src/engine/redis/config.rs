@@ -386,6 +386,21 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_listens_at_its_address_of_either_family() {
+        for address in ["127.20.0.5", "fd00:c0ff::5", "::1"] {
+            let mut spec = spec("7.0.15", &[]);
+            spec.address = address.parse().expect("address");
+            let config = Config::of(&spec, None);
+            assert!(config.render().contains(&format!("\nbind {address}\n")), "{}", config.render());
+            let actual = BTreeMap::from([("bind".to_owned(), address.to_owned())]);
+            assert!(config.deviations(&actual, false).is_empty(), "{address}");
+            let json = serde_json::to_value(&spec).expect("JSON");
+            assert_eq!(json["address"], address, "as text, as ever");
+            assert_eq!(serde_json::from_value::<EngineSpec>(json).expect("a spec"), spec);
+        }
+    }
+
+    #[test]
     fn save_points_hold_where_nobody_says_anything() {
         let persistence = Persistence::configured(&spec("6.0.16", &[]));
         assert_eq!(persistence.save, "3600 1 300 100 60 10000");
