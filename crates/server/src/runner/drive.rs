@@ -177,7 +177,7 @@ impl Runner {
             Outcome::Done(learned) => (Ok(()), *learned),
             Outcome::Failed { cause, learned } => (Err(cause), *learned),
         };
-        let Learned { image, findings, preview: _, steps, gap_us } = learned;
+        let Learned { image, findings, preview: _, steps, gap_us, clients: _ } = learned;
         let outcome = match outcome {
             // Whatever the agent makes of it: a reason to refuse is one.
             Ok(()) if matches!(task, Task::Check { .. }) && refuses(&findings) => Err(refusal(&findings)),
