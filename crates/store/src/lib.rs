@@ -112,5 +112,6 @@ fn migrations() -> Migrator {
     Migrator::with_migrations(vec![
         simple(1, "foundation", include_str!("../migrations/0001_foundation.sql")),
         simple(2, "newest address", include_str!("../migrations/0002_newest_address.sql")),
+        simple(3, "clients", include_str!("../migrations/0003_clients.sql")),
     ])
 }
