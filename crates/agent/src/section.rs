@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::engine::cause;
-use crate::redis::{self, Client, Exposure, Fingerprint, Paths, PreImage, Probe, Temporary};
+use crate::redis::{self, Client, Exposure, Fingerprint, Paths, PreImage, Probe, Seen, Temporary};
 use crate::state::{Durability, Journal, KeptPreimage};
 use crate::supervisor::Supervisor;
 use crate::tasks;
@@ -46,6 +46,7 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
         quiesced_at: None,
         stuck: None,
         gap_us: None,
+        clients: None,
     });
 }
 
@@ -53,6 +54,8 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
 #[derive(Default)]
 struct Live {
     probe: Option<Probe>,
+    /// Whether the probe began before writes were made to wait, and not only after an agent before this one had died.
+    probes_whole: bool,
     /// The connection over which writes were made to wait, and when the engine lets them go on by itself. Before 6.2 such
     /// an engine answers no other connection.
     waiting: Option<(Client, Instant)>,
@@ -112,7 +115,11 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
                 }
                 advance(sup, Event::Retry, Durability::Written)?;
             }
-            Next::Nothing => finish(sup)?,
+            Next::Nothing => {
+                // On the way back clients were not let in by a step that could have told it.
+                note_clients(sup, probed(&mut live).await, &live);
+                finish(sup)?;
+            }
         }
     }
     Ok(())
@@ -150,8 +157,12 @@ fn advance(sup: &mut Supervisor, event: Event, durability: Durability) -> Result
 
 fn finish(sup: &mut Supervisor) -> Result<(), crate::Error> {
     let Some(mut journal) = sup.state.section.take() else { return Ok(()) };
-    let mut learned =
-        Learned { steps: std::mem::take(&mut journal.steps), gap_us: journal.gap_us, ..Learned::default() };
+    let mut learned = Learned {
+        steps: std::mem::take(&mut journal.steps),
+        gap_us: journal.gap_us,
+        clients: journal.clients,
+        ..Learned::default()
+    };
     let outcome = match journal.phase {
         Phase::Undone { mut cause } => {
             learned.findings = std::mem::take(&mut cause.findings);
@@ -214,18 +225,17 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
         SectionStep::Open => {
             open(sup, &section.to).await?;
             let opened = Timestamp::now();
-            let probed = match live.probe.take() {
-                Some(probe) => Some(probe.finish().await),
-                None => None,
-            };
+            let seen = probed(live).await;
             sup.state.wanted = true;
             sup.state.generation = section.generation;
             sup.state.settle = Some(Persistence::configured(&section.to));
             if let Some(journal) = sup.state.section.as_mut() {
                 // Where the agent itself was killed meanwhile, the probe saw only the end of it.
                 let whole = journal.quiesced_at.and_then(|at| Duration::try_from(opened.duration_since(at)).ok());
-                journal.gap_us = probed.max(whole).and_then(|gap| u64::try_from(gap.as_micros()).ok());
+                journal.gap_us =
+                    seen.map(|seen| seen.gap).max(whole).and_then(|gap| u64::try_from(gap.as_micros()).ok());
             }
+            note_clients(sup, seen, live);
             Ok(String::new())
         }
     }
@@ -246,6 +256,20 @@ async fn in_time<T>(
         )
     };
     tokio::time::timeout(left - left / 10, work).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn probed(live: &mut Live) -> Option<Seen> {
+    match live.probe.take() {
+        Some(probe) => Some(probe.finish().await),
+        None => None,
+    }
+}
+
+/// Counts of a part would say less than happened, so they are not told.
+fn note_clients(sup: &mut Supervisor, seen: Option<Seen>, live: &Live) {
+    if let (Some(journal), Some(seen), true) = (sup.state.section.as_mut(), seen, live.probes_whole) {
+        journal.clients = Some(seen.clients);
+    }
 }
 
 async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
@@ -279,7 +303,10 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     if sup.host.process().is_none() {
         return Ok("the engine does not run, so nobody can write".to_owned());
     }
-    live.probe.get_or_insert_with(|| Probe::start(&section.from, section.from.address, &sup.host.secrets));
+    if live.probe.is_none() {
+        live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
+        live.probe = Some(Probe::start(&section.from, section.from.address, &sup.host.secrets));
+    }
     let client = sup.host.client(&section.from).await?;
     let drained = sup.host.hold(&section.from, &client, hold_limit(sup, section)?).await?;
     let began = Timestamp::now();

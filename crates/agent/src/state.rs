@@ -17,7 +17,7 @@ use coffer_core::id::{Generation, OperationId, TaskId};
 use coffer_core::operation::Phase;
 use coffer_core::section::Section;
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::{StepRecord, TaskResult};
+use coffer_core::task::{ClientView, StepRecord, TaskResult};
 use coffer_wire::agent::AgentEvent;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,7 @@ pub struct Journal {
     /// Set while what is tried has failed so often that a person should look.
     pub stuck: Option<Cause>,
     pub gap_us: Option<u64>,
+    pub clients: Option<ClientView>,
 }
 
 /// A pre-image whose upgrade succeeded.

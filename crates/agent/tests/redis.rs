@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffer_agent::redis::Exposure;
+use coffer_agent::redis::{Exposure, Seen};
 use coffer_agent::sandbox;
 use coffer_core::engine::redis::config::Persistence;
 use libtest_mimic::{Arguments, Trial};
@@ -124,14 +124,14 @@ async fn upgrade(mut w: World, from: &str, to: &str, settings: Settings) {
 
     let (fingerprint, _) = w.down(&from).await;
     let client = w.up(&to, &fingerprint).await;
-    let gap = probe.finish().await;
+    let Seen { gap, clients } = probe.finish().await;
     client.settle(&Persistence::configured(&to), &w.paths).await.unwrap();
     let took = began.elapsed();
     let acknowledged = writer.finish();
 
     let mut c = w.inside(&to);
     println!(
-        "{} to {}: gap {gap:?}, of a writer {:?}, in all {took:?}, {} writes, sample {}",
+        "{} to {}: gap {gap:?}, {clients:?}, of a writer {:?}, in all {took:?}, {} writes, sample {}",
         from.label(),
         to.label(),
         acknowledged.longest_gap,

@@ -7,7 +7,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use coffer_core::task::StepEnd;
-use coffer_wire::trove::operation::{Operation, OperationStep};
+use coffer_wire::trove::operation::{Clients, Operation, OperationStep};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 
@@ -123,6 +123,16 @@ pub(crate) fn versions(operation: &Operation) -> String {
 /// Milliseconds as people read them.
 pub(crate) fn span(ms: f64) -> String {
     if ms < 10_000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
+}
+
+/// What clients saw, on a line.
+pub(crate) fn clients(seen: &Clients) -> String {
+    let Clients { attempts, refused, reset, wrong, longest_wait_ms } = seen;
+    format!(
+        "clients at its address: {attempts} connections, {refused} refused, {reset} reset, {wrong} wrong answers, \
+         longest wait {}",
+        span(*longest_wait_ms)
+    )
 }
 
 /// One step that is over, on a line.

@@ -52,7 +52,7 @@ fn a_disk_that_fills_up_during_an_upgrade_loses_nothing() {
 
 fn check(world: &mut World, step: usize, has_reserve: bool) {
     let name = format!("{}-{has_reserve}", STEPS[step]);
-    let settings: &[_] = if step % 2 == 0 { &[] } else { &[("appendonly", "yes")] };
+    let settings: &[_] = if step.is_multiple_of(2) { &[] } else { &[("appendonly", "yes")] };
     let instance = world.create(&name, "7.0.15", settings);
     let known = Known::fill(world, &instance, KEYS);
     let writers = Writers::start(&instance);

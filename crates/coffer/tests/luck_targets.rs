@@ -116,7 +116,9 @@ fn a_target_that_goes_wrong_leaves_the_old_engine_with_all_it_held() {
     for (bad, known, engine) in &cases {
         let id = &known.instance.id;
         let newest = world.wait_until_over(id);
-        println!("--- {}: {:#}", bad.name, json!({"cause": newest["cause"], "gap_ms": newest["gap_ms"]}));
+        let (cause, gap, clients) = (&newest["cause"], &newest["gap_ms"], &newest["clients"]);
+        println!("--- {}: {:#}", bad.name, json!({"cause": cause, "gap_ms": gap, "clients": clients}));
+        assert_eq!(clients["attempts"].is_u64(), !bad.found_before, "{}: clients are counted on a way back", bad.name);
         assert_ne!(newest["cause"]["hint"], "", "{}: nothing says what to do", bad.name);
         assert!(newest["cause"]["message"].as_str().unwrap().len() < 700, "{}: nobody will read that", bad.name);
         check_fault(&world, id, bad.words);

@@ -204,6 +204,7 @@ fn waiting_names_each_step_and_ends_with_the_gap() {
     }
     assert!(upgraded.stdout.contains("redis_test runs redis 8.0"), "{upgraded:?}");
     assert!(upgraded.stdout.contains("clients could not write for"), "{upgraded:?}");
+    assert!(upgraded.stdout.contains("clients at its address: "), "{upgraded:?}");
 
     let shown = world.coffer(["instance", "operations", "redis_test"]).ok().stdout;
     assert!(

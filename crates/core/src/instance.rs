@@ -12,7 +12,7 @@ use crate::id::{Epoch, FlavorId, Generation, InstanceId, OperationId, ProjectId,
 use crate::operation::{Phase, Plan};
 use crate::plan::Step;
 use crate::spec::Settings;
-use crate::task::StepRecord;
+use crate::task::{ClientView, StepRecord};
 
 /// One database of a tenant, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,6 +127,8 @@ pub struct Operation {
     pub findings: Vec<Finding>,
     /// How long a client could not write, in microseconds.
     pub gap_us: Option<u64>,
+    /// What clients saw meanwhile.
+    pub clients: Option<ClientView>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }

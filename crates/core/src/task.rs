@@ -71,6 +71,33 @@ pub struct Learned {
     /// How long a client could not write, in microseconds, measured at the instance's own address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_us: Option<u64>,
+    /// What clients saw meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<ClientView>,
+}
+
+/// What clients saw that connected to the instance's own address one after the other, each to log in, write once and
+/// leave. What none of the counts of failures has did what it was for, however long it waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientView {
+    /// Connections that were tried, up to their end.
+    pub attempts: u64,
+    /// Nobody listened.
+    pub refused: u64,
+    /// Closed or reset before the answer, or without one for minutes.
+    pub reset: u64,
+    /// Answered with something else: that it still loads, that it takes no writes, that it knows none of the logins.
+    pub wrong: u64,
+    /// The longest time from connecting to the right answer, in microseconds.
+    pub longest_wait_us: u64,
+}
+
+impl ClientView {
+    /// Those that did what they were for.
+    pub fn answered(&self) -> u64 {
+        self.attempts.saturating_sub(self.refused).saturating_sub(self.reset).saturating_sub(self.wrong)
+    }
 }
 
 /// An engine image that is here.

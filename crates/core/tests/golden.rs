@@ -13,7 +13,9 @@ use coffer_core::operation::{Phase, Plan};
 use coffer_core::plan::{Record, Step};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, StepEnd, StepRecord, Task, TaskResult};
+use coffer_core::task::{
+    ClientView, ImageFound, Learned, Order, Outcome, Preview, StepEnd, StepRecord, Task, TaskResult,
+};
 use coffer_testkit::fixture::{self, Fixture};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -92,8 +94,16 @@ golden!(phase: Phase {
 });
 
 golden!(outcome: Outcome {
-    Outcome::Done(_) => "done": Outcome::Done(Box::new(learned())),
+    Outcome::Done(_) => "done": Outcome::Done(Box::new(much_learned())),
     Outcome::Failed { .. } => "failed": Outcome::Failed { cause: cause(), learned: Box::default() },
+});
+
+golden!(learned: Learned {
+    Learned { .. } => "with_clients": Learned {
+        gap_us: Some(41_000),
+        clients: Some(ClientView { attempts: 412, refused: 1, reset: 2, wrong: 3, longest_wait_us: 38_000 }),
+        ..Learned::default()
+    },
 });
 
 golden!(plan: Plan<Step> {
@@ -130,7 +140,7 @@ fn cause() -> Cause {
     Cause { message: "there is no room for the pre-image".to_owned(), hint: "make room".to_owned(), findings }
 }
 
-fn learned() -> Learned {
+fn much_learned() -> Learned {
     let end = |name: &str, end| StepRecord {
         name: name.to_owned(),
         began_at: Timestamp::UNIX_EPOCH,
@@ -164,6 +174,7 @@ fn learned() -> Learned {
             end("undo prepare", StepEnd::Undone),
         ],
         gap_us: Some(41_000),
+        clients: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::extract::MatchedPath;
 use coffer_core::instance::{Kind, Status};
+use coffer_core::task::ClientView;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -25,6 +26,7 @@ pub struct Metrics {
     requests: Family<Request, Histogram, fn() -> Histogram>,
     operations: Family<Ended, Counter>,
     gaps: Family<Gap, Histogram, fn() -> Histogram>,
+    probe_connections: Family<Ended, Counter>,
     instances: Family<InStatus, Gauge>,
     engine_restarts: Counter,
 }
@@ -123,6 +125,7 @@ impl Default for Metrics {
         let requests = Family::new_with_constructor(request_buckets as fn() -> Histogram);
         let operations = Family::default();
         let gaps = Family::new_with_constructor(gap_buckets as fn() -> Histogram);
+        let probe_connections = Family::default();
         let instances = Family::default();
         let engine_restarts = Counter::default();
         registry.register_with_unit(
@@ -133,13 +136,18 @@ impl Default for Metrics {
         );
         registry.register("operations", "Operations that ended, or that wait for a person", operations.clone());
         registry.register_with_unit("gap", "How long a client could not write", Unit::Seconds, gaps.clone());
+        registry.register(
+            "probe_connections",
+            "Connections that were tried at instances' own addresses while their engines were changed",
+            probe_connections.clone(),
+        );
         registry.register("instances", "Instances by what users see as their status", instances.clone());
         registry.register(
             "engine_restarts",
             "Engines that ended by themselves and were started again",
             engine_restarts.clone(),
         );
-        Self { registry, requests, operations, gaps, instances, engine_restarts }
+        Self { registry, requests, operations, gaps, probe_connections, instances, engine_restarts }
     }
 }
 
@@ -172,6 +180,20 @@ impl Metrics {
         self.gaps.get_or_create(&Gap { kind: Text::Fixed(kind.name()) }).observe(gap.as_secs_f64());
     }
 
+    /// Clients saw this while an engine was changed.
+    pub fn clients_seen(&self, kind: Kind, clients: &ClientView) {
+        let counts = [
+            ("answered", clients.answered()),
+            ("refused", clients.refused),
+            ("reset", clients.reset),
+            ("wrong", clients.wrong),
+        ];
+        for (end, count) in counts {
+            let labels = Ended { kind: Text::Fixed(kind.name()), end: Text::Fixed(end) };
+            self.probe_connections.get_or_create(&labels).inc_by(count);
+        }
+    }
+
     /// An engine ended by itself and was started again.
     pub fn engine_restarted(&self) {
         self.engine_restarts.inc();
@@ -199,6 +221,7 @@ mod tests {
     use std::time::Duration;
 
     use coffer_core::instance::{Kind, Status};
+    use coffer_core::task::ClientView;
 
     use super::{End, Metrics};
 
@@ -208,6 +231,10 @@ mod tests {
         metrics.request_answered(None, &http::Method::GET, 404, Duration::from_millis(2));
         metrics.operation_ended(Kind::Upgrade, End::Undone);
         metrics.gap_measured(Kind::Upgrade, Duration::from_millis(80));
+        metrics.clients_seen(
+            Kind::Upgrade,
+            &ClientView { attempts: 20, refused: 2, reset: 1, wrong: 0, longest_wait_us: 5 },
+        );
         metrics.engine_restarted();
         metrics.set_instances([(Status::Active, 3), (Status::Error, 1)]);
         metrics.set_instances([(Status::Active, 2)]);
@@ -216,6 +243,10 @@ mod tests {
             r#"coffer_http_request_duration_seconds_count{route="none",method="GET",code="404"} 1"#,
             r#"coffer_operations_total{kind="upgrade",end="undone"} 1"#,
             r#"coffer_gap_seconds_bucket{le="0.1",kind="upgrade"} 1"#,
+            r#"coffer_probe_connections_total{kind="upgrade",end="answered"} 17"#,
+            r#"coffer_probe_connections_total{kind="upgrade",end="refused"} 2"#,
+            r#"coffer_probe_connections_total{kind="upgrade",end="reset"} 1"#,
+            r#"coffer_probe_connections_total{kind="upgrade",end="wrong"} 0"#,
             "coffer_engine_restarts_total 1",
             r#"coffer_instances{status="ACTIVE"} 2"#,
         ] {

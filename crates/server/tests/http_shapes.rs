@@ -113,6 +113,11 @@ async fn an_upgrade_shows_the_requested_version_and_beside_it_the_running_one() 
     assert_eq!((&newest["kind"], &newest["phase"]), (&json!("upgrade"), &json!("done")));
     assert_eq!((&newest["from"], &newest["to"]), (&json!("redis 7.0.15"), &json!("redis 8.0.2")));
     assert_eq!(newest["gap_ms"], 42.0);
+    let clients = json!({"attempts": 412, "refused": 1, "reset": 2, "wrong": 3, "longest_wait_ms": 38.25});
+    assert_eq!(newest["clients"], clients);
+    assert_eq!(operations["operations"][1].get("clients"), None, "nobody counts at a creation");
+    let figures = send(world.demo.address, "GET", "/metrics", &[], Vec::new()).await.text;
+    assert!(figures.contains(r#"coffer_probe_connections_total{kind="upgrade",end="reset"} 2"#), "{figures}");
     world.stop().await;
 }
 

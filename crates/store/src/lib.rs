@@ -113,5 +113,6 @@ fn migrations() -> Migrator {
         simple(1, "foundation", include_str!("../migrations/0001_foundation.sql")),
         simple(2, "newest address", include_str!("../migrations/0002_newest_address.sql")),
         simple(3, "ipv6", include_str!("../migrations/0003_ipv6.sql")),
+        simple(4, "clients", include_str!("../migrations/0004_clients.sql")),
     ])
 }

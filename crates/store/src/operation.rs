@@ -20,7 +20,7 @@ use crate::{Desire, Error, Store, Write};
 macro_rules! operation_columns {
     () => {
         "o.id, o.instance_id, o.project_id, o.kind, o.target, o.plan, o.phase, o.epoch, o.steps, o.findings, o.gap_us, \
-         o.created_at, o.updated_at"
+         o.clients, o.created_at, o.updated_at"
     };
 }
 pub(crate) use operation_columns;
@@ -88,8 +88,8 @@ impl Store {
         let row = sqlx::query(concat!(
             "UPDATE operations AS o SET epoch = epoch + 1, lease_until = $1 \
              WHERE o.id = $2 AND o.is_open AND o.lease_until <= $3 RETURNING ",
-            "id, instance_id, project_id, kind, target, plan, phase, epoch, steps, findings, gap_us, created_at, \
-             updated_at"
+            "id, instance_id, project_id, kind, target, plan, phase, epoch, steps, findings, gap_us, \
+             clients, created_at, updated_at"
         ))
         .bind(micros(lease_until))
         .bind(id.to_string())
@@ -106,7 +106,7 @@ impl Store {
         let mut write = self.write().await?;
         let done = sqlx::query(
             "UPDATE operations SET plan = $1, phase = $2, is_open = $3, steps = $4, findings = $5, gap_us = $6, \
-                 updated_at = $7, lease_until = $8 WHERE id = $9 AND epoch = $10 AND is_open",
+                 clients = $7, updated_at = $8, lease_until = $9 WHERE id = $10 AND epoch = $11 AND is_open",
         )
         .bind(to_json(&operation.plan)?)
         .bind(to_json(&operation.phase)?)
@@ -114,6 +114,7 @@ impl Store {
         .bind(to_json(&operation.steps)?)
         .bind(to_json(&operation.findings)?)
         .bind(operation.gap_us.map(u64::cast_signed))
+        .bind(operation.clients.as_ref().map(to_json).transpose()?)
         .bind(micros(operation.updated_at))
         .bind(micros(lease_until))
         .bind(operation.id.to_string())

@@ -141,6 +141,7 @@ impl<'r> Columns<'r> {
             steps: self.json()?,
             findings: self.json()?,
             gap_us: self.get::<Option<i64>>()?.and_then(|us| u64::try_from(us).ok()),
+            clients: self.json_optional()?,
             created_at: self.time()?,
             updated_at: self.time()?,
         })

@@ -4,6 +4,7 @@ mod suite;
 
 use std::time::Duration;
 
+use coffer_core::instance::Kind;
 use coffer_store::{Scope, Store};
 use coffer_testkit::fixture::Fixture;
 use sqlx::{Connection as _, SqliteConnection};
@@ -43,6 +44,7 @@ on_sqlite!(
     a_series_is_named_by_the_number_of_its_image,
     the_record_of_a_step_is_one_with_its_change,
     two_instances_never_have_one_address,
+    what_clients_saw_is_kept_with_the_operation,
     what_is_written_is_read_again_exactly,
     who_is_to_have_an_agent_follows_from_the_record,
 );
@@ -97,5 +99,26 @@ async fn an_address_from_before_ipv6_is_read_as_it_was_written() {
     let store = Store::open(&path).await.expect("the former store");
     let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
     assert_eq!(row.instance, fixture.instance);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn operations_from_before_clients_were_counted_are_read() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("coffer.db");
+    let fixture = Fixture::serving();
+    let store = Store::open(&path).await.expect("new store");
+    suite::insert(&store, &fixture.instance).await;
+    let operation = suite::open(&store, &fixture.instance, Kind::Upgrade).await;
+    store.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut before = SqliteConnection::connect_with(&options).await.expect("the file");
+    for back in ["ALTER TABLE operations DROP COLUMN clients", "DELETE FROM _sqlx_migrations WHERE version = 4"] {
+        sqlx::query(back).execute(&mut before).await.expect("as it was before");
+    }
+    before.close().await.expect("closed");
+    let store = Store::open(&path).await.expect("the same store");
+    let all = store.operations(Scope::Admin, fixture.instance.id).await.expect("query");
+    assert_eq!(all, [operation]);
     store.close().await;
 }

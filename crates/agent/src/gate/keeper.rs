@@ -272,7 +272,7 @@ impl Keeper {
         }
         let record = fs_err::read(RECORD).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
         let record = record.filter(|record| record.address == address);
-        let process = files.take(Kind::Process);
+        let process = files.take(Kind::Process).filter(|process| !has_ended(process));
         // An engine that runs has the gate that it was started with.
         let level = record.as_ref().filter(|_| process.is_some()).map_or(level, |record| record.level);
         let record = record.filter(|record| record.level == level);

@@ -283,8 +283,10 @@ impl Gate {
             self.reap();
             return Ok(());
         }
-        self.link = Some(link);
-        self.take((reply, files))
+        let is_kept = reply.now.is_some();
+        // What this agent has is not let go of before a keeper has it.
+        self.link = is_kept.then_some(link);
+        self.take((reply, if is_kept { files } else { std::mem::take(&mut self.spare) }))
     }
 
     /// A connection to the keeper that is there.

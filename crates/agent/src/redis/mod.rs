@@ -47,7 +47,7 @@ pub use error::Error;
 pub use launch::{Exposure, Port, launch, opens_in_place, write_config};
 pub use log::last_words;
 pub use preimage::{Estimate, PreImage};
-pub use probe::Probe;
+pub use probe::{Probe, Seen};
 pub use section::Quiesced;
 pub use trial::try_target;
 

@@ -1,107 +1,408 @@
-//! How long clients could not write.
+//! What clients saw while one engine took the place of another.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, SocketAddr};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use coffer_core::engine::redis::acl;
 use coffer_core::spec::EngineSpec;
-use redis::{ConnectionAddr, ConnectionLike as _, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo};
+use coffer_core::task::ClientView;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use super::Secrets;
 
-/// How often it writes.
+/// The pause between two connections.
 const EVERY: Duration = Duration::from_millis(2);
-/// How long one answer is waited for before the next connection is tried.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long one connection is left waiting. Longer than any engine is away that is still to come back.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long it goes on after it was told to end without a success since.
 const LAST_CHANCE: Duration = Duration::from_secs(5);
 /// A key that nobody has. Deleting it is a write to the engine, and changes nothing.
 const NOBODYS_KEY: &str = "\0coffer probe\0";
+/// Longer than any line that an engine answers here with.
+const LINE: u64 = 4096;
 
-/// Writes to the instance's own address every two milliseconds, as a client would, something that changes nothing. On a
-/// thread of its own, so that nothing the agent does is measured as a gap.
+/// A user, where the engine has users, and the password.
+type Login = (Option<&'static str>, SecretString);
+
+/// What clients saw from the start of a probe to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The longest time between the ends of two connections that did what they were for.
+    pub gap: Duration,
+    pub clients: ClientView,
+}
+
+/// Does at the instance's own address what a short-lived client does, one after the other: connects, logs in, writes
+/// something that changes nothing, reads the answer, closes. On a thread of its own, so that nothing the agent does is
+/// measured as a gap. Dropped, it ends without a word.
 #[derive(Debug)]
 pub struct Probe {
-    ended: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
+    told: watch::Sender<bool>,
+    thread: JoinHandle<Seen>,
 }
 
 impl Probe {
     /// Begins. The engine should be open.
     pub fn start(spec: &EngineSpec, address: IpAddr, secrets: &Secrets) -> Self {
-        let ended = Arc::new(AtomicBool::new(false));
-        let (user, password) = match acl::has_users(spec.datastore(), spec.number) {
-            true => (Some(acl::AGENT), secrets.agent.clone()),
-            false => (None, secrets.tenant.clone()),
+        let agent = (Some(acl::AGENT), secrets.agent.clone());
+        let logins = match acl::has_users(spec.datastore(), spec.number) {
+            true => vec![agent],
+            // The engine that comes may have users where the one that goes has none.
+            false => vec![(None, secrets.tenant.clone()), agent],
         };
-        let mut logins = vec![(user, password)];
-        // The engine that comes may have users where the one that goes has none.
-        if user.is_none() {
-            logins.push((Some(acl::AGENT), secrets.agent.clone()));
-        }
-        let address = SocketAddr::new(address, spec.datastore().port());
-        let told = Arc::clone(&ended);
-        Self { ended, thread: std::thread::spawn(move || longest_gap(address, &logins, &told)) }
+        Self::at(SocketAddr::from((address, spec.datastore().port())), logins, LAST_CHANCE)
     }
 
-    /// Ends, and tells the longest time without a success, up to the first success after this call.
-    pub async fn finish(self) -> Duration {
-        self.ended.store(true, Ordering::Release);
+    fn at(address: SocketAddr, logins: Vec<Login>, last_chance: Duration) -> Self {
+        let (told, hears) = watch::channel(false);
+        let thread = std::thread::spawn(move || {
+            // So that a connection that waits in the kernel, wherever it does, can be given up.
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(look(address, &logins, hears, last_chance)),
+                Err(error) => {
+                    tracing::warn!(%error, "nobody measures what clients see");
+                    Seen::default()
+                }
+            }
+        });
+        Self { told, thread }
+    }
+
+    /// Ends, and tells what was seen up to the first success after this call.
+    pub async fn finish(self) -> Seen {
+        self.told.send_replace(true);
         tokio::task::spawn_blocking(move || self.thread.join().unwrap_or_default()).await.unwrap_or_default()
     }
 }
 
-fn longest_gap(address: SocketAddr, logins: &[(Option<&'static str>, SecretString)], told: &AtomicBool) -> Duration {
+async fn look(address: SocketAddr, logins: &[Login], told: watch::Receiver<bool>, last_chance: Duration) -> Seen {
+    let mut seen = Seen::default();
     let mut last_success = Instant::now();
-    let mut longest = Duration::ZERO;
-    let mut connection = None;
-    let mut told_at = None;
-    let mut attempt = 0;
+    let mut ending = told.clone();
+    let over = async move {
+        let finished = ending.wait_for(|told| *told).await.is_ok();
+        // Nobody waits for the answer of one that was dropped.
+        if finished {
+            sleep(last_chance).await;
+        }
+    };
+    tokio::select! {
+        () = attempts(address, logins, &told, &mut seen, &mut last_success) => {}
+        // A connection that is given up here did not fail.
+        () = over => {}
+    }
+    seen.gap = seen.gap.max(last_success.elapsed());
+    seen
+}
+
+/// One attempt after the other, up to the first success after `told`.
+async fn attempts(
+    address: SocketAddr,
+    logins: &[Login],
+    told: &watch::Receiver<bool>,
+    seen: &mut Seen,
+    last_success: &mut Instant,
+) {
+    let mut login = 0;
     loop {
-        if connection.is_none() {
-            connection = connect(address, &logins[attempt % logins.len()]).ok();
-            attempt += 1;
+        let began = Instant::now();
+        let end = timeout(PATIENCE, attempt(address, logins, &mut login)).await.unwrap_or(End::Reset);
+        let clients = &mut seen.clients;
+        clients.attempts += 1;
+        match end {
+            End::Done => {
+                let wait = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                clients.longest_wait_us = clients.longest_wait_us.max(wait);
+                seen.gap = seen.gap.max(last_success.elapsed());
+                *last_success = Instant::now();
+                if *told.borrow() {
+                    return;
+                }
+            }
+            End::Refused => clients.refused += 1,
+            End::Reset => clients.reset += 1,
+            End::Wrong => clients.wrong += 1,
         }
-        let done = match connection.as_mut() {
-            Some(open) => redis::cmd("DEL").arg(NOBODYS_KEY).query::<i64>(open).is_ok(),
-            None => false,
-        };
-        if told_at.is_none() && told.load(Ordering::Acquire) {
-            told_at = Some(Instant::now());
-        }
-        if done {
-            longest = longest.max(last_success.elapsed());
-            last_success = Instant::now();
-        } else {
-            connection = None;
-        }
-        match told_at {
-            Some(at) if done || at.elapsed() > LAST_CHANCE => return longest.max(last_success.elapsed()),
-            _ => std::thread::sleep(EVERY),
-        }
+        sleep(EVERY).await;
     }
 }
 
-fn connect(
-    address: SocketAddr,
-    (user, password): &(Option<&'static str>, SecretString),
-) -> redis::RedisResult<redis::Connection> {
-    // Refused is told at once; the library would take its time with names.
-    drop(TcpStream::connect_timeout(&address, PATIENCE)?);
-    let mut login = RedisConnectionInfo::default()
-        .set_protocol(ProtocolVersion::RESP2)
-        .set_skip_set_lib_name()
-        .set_password(password.expose_secret());
-    if let Some(user) = user {
-        login = login.set_username(user);
+/// How an attempt ended.
+#[derive(Clone, Copy)]
+enum End {
+    Done,
+    Refused,
+    Reset,
+    Wrong,
+}
+
+/// What one client does. Begins with the login that was taken last, as a client knows its own.
+async fn attempt(address: SocketAddr, logins: &[Login], login: &mut usize) -> End {
+    let mut connection = match TcpStream::connect(address).await {
+        Ok(connection) => BufReader::new(connection),
+        Err(e) => {
+            return match e.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::TimedOut => {
+                    End::Reset
+                }
+                _ => End::Refused,
+            };
+        }
+    };
+    let mut refused = false;
+    for _ in logins {
+        match ask(&mut connection, &logins[*login]).await {
+            Ok(Some(end)) => return end,
+            Ok(None) => {
+                refused = true;
+                *login = (*login + 1) % logins.len();
+            }
+            // One that says why and then closes, such as for too many clients, has answered.
+            Err(_) if refused => return End::Wrong,
+            Err(_) => return End::Reset,
+        }
     }
-    let info = ConnectionAddr::Tcp(address.ip().to_string(), address.port()).into_connection_info()?;
-    let connection = redis::Client::open(info.set_redis_settings(login))?.get_connection_with_timeout(PATIENCE)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
-    connection.is_open().then_some(connection).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
+    End::Wrong
+}
+
+/// Logs in and writes, both at once as pipelining clients do. `None` where the login was refused.
+async fn ask(connection: &mut BufReader<TcpStream>, login: &Login) -> io::Result<Option<End>> {
+    connection.write_all(&request(login)).await?;
+    let welcome = line(connection).await?;
+    if !welcome.starts_with(b"+OK") {
+        // What it says to the write is in the way of the next login. If it closed instead, the next one will see it.
+        let _ = line(connection).await;
+        return Ok(None);
+    }
+    let answer = line(connection).await?;
+    Ok(Some(if answer.starts_with(b":") { End::Done } else { End::Wrong }))
+}
+
+fn request((user, password): &Login) -> Vec<u8> {
+    let auth = ["AUTH"].into_iter().chain(*user).chain([password.expose_secret()]);
+    let mut request = Vec::new();
+    for words in [auth.collect::<Vec<_>>(), vec!["DEL", NOBODYS_KEY]] {
+        request.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
+        for word in words {
+            request.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+        }
+    }
+    request
+}
+
+/// One line of an answer; an error where the connection ended before its end.
+async fn line(connection: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    connection.take(LINE).read_until(b'\n', &mut line).await?;
+    match line.ends_with(b"\n") || line.len() as u64 == LINE {
+        true => Ok(line),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use coffer_core::task::ClientView;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+
+    use super::{Login, NOBODYS_KEY, PATIENCE, Probe};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+    const SHORT: Duration = Duration::from_millis(100);
+
+    /// What the server does with one connection.
+    enum Act {
+        /// As an engine with users.
+        Serve,
+        /// As an engine without users.
+        ServeWithoutUsers,
+        /// Closes at once.
+        Slam,
+        /// Reads what is asked and closes.
+        Hang,
+        /// Answers with this, and closes.
+        Say(&'static str),
+    }
+
+    fn tenant() -> Login {
+        (None, "tenant".into())
+    }
+
+    fn agent() -> Login {
+        (Some("coffer"), "agent".into())
+    }
+
+    async fn listen() -> (TcpListener, std::net::SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        (listener, address)
+    }
+
+    /// Both requests, up to the end of the second.
+    async fn asked(stream: &mut TcpStream) -> String {
+        let (mut text, end) = (Vec::new(), format!("{NOBODYS_KEY}\r\n"));
+        while !text.ends_with(end.as_bytes()) {
+            assert_ne!(stream.read_buf(&mut text).await.expect("a request"), 0, "{text:?}");
+        }
+        String::from_utf8(text).expect("text")
+    }
+
+    async fn serve(stream: &mut TcpStream, right: &str, refusal: &str) {
+        let wanted = format!("{right}*2\r\n$3\r\nDEL\r\n${}\r\n{NOBODYS_KEY}\r\n", NOBODYS_KEY.len());
+        while asked(stream).await != wanted {
+            let refused = format!("{refusal}\r\n-NOAUTH Authentication required.\r\n");
+            stream.write_all(refused.as_bytes()).await.expect("an answer");
+        }
+        stream.write_all(b"+OK\r\n:0\r\n").await.expect("an answer");
+        assert_eq!(stream.read(&mut [0]).await.expect("an end"), 0, "one write on each connection");
+    }
+
+    async fn act(stream: &mut TcpStream, act: Act) {
+        let with_users = "*3\r\n$4\r\nAUTH\r\n$6\r\ncoffer\r\n$5\r\nagent\r\n";
+        let wrong_pass = "-WRONGPASS invalid username-password pair or user is disabled.";
+        match act {
+            Act::Serve => serve(stream, with_users, wrong_pass).await,
+            Act::ServeWithoutUsers => {
+                let right = "*2\r\n$4\r\nAUTH\r\n$6\r\ntenant\r\n";
+                serve(stream, right, "-ERR wrong number of arguments for 'auth' command").await;
+            }
+            Act::Slam => {}
+            Act::Hang => drop(asked(stream).await),
+            Act::Say(text) => {
+                asked(stream).await;
+                stream.write_all(text.as_bytes()).await.expect("an answer");
+            }
+        }
+    }
+
+    /// A probe of a server that does these things, one with each connection, and what the probe saw of them.
+    async fn seen(logins: Vec<Login>, acts: Vec<Act>) -> super::Seen {
+        let (listener, address) = listen().await;
+        let probe = Probe::at(address, logins, LIMIT);
+        for done in acts {
+            let (mut stream, _) = timeout(LIMIT, listener.accept()).await.expect("a client").expect("a client");
+            timeout(LIMIT, act(&mut stream, done)).await.expect("a client that does its part");
+        }
+        tokio::select! {
+            seen = probe.finish() => seen,
+            () = async {
+                loop {
+                    let (mut stream, _) = listener.accept().await.expect("a client");
+                    act(&mut stream, Act::Serve).await;
+                }
+            } => unreachable!("it serves for ever"),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_attempt_is_a_connection_of_its_own() {
+        let seen = seen(vec![agent()], (0..50).map(|_| Act::Serve).collect()).await;
+        let clients = seen.clients;
+        assert!((50..60).contains(&clients.attempts), "{clients:?}");
+        assert_eq!((clients.refused, clients.reset, clients.wrong), (0, 0, 0));
+        assert!(clients.longest_wait_us > 0 && Duration::from_micros(clients.longest_wait_us) <= seen.gap, "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_before_its_answer_is_one_reset() {
+        let acts =
+            vec![Act::Serve, Act::Slam, Act::Hang, Act::Say("+OK\r\n"), Act::Say("+OK\r\n:0"), Act::Say("-LOAD")];
+        let clients = seen(vec![agent()], acts).await.clients;
+        assert_eq!((clients.refused, clients.reset, clients.wrong), (0, 5, 0), "{clients:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_the_expected_one_is_wrong() {
+        let acts = [
+            "+OK\r\n-LOADING Redis is loading the dataset in memory\r\n",
+            "+OK\r\n-MISCONF Redis is configured to save RDB snapshots\r\n",
+            "-NOAUTH Authentication required.\r\n-NOAUTH Authentication required.\r\n",
+            "-ERR max number of clients reached\r\n",
+            "HTTP/1.1 400 Bad Request\r\n\r\n",
+            "+OK\r\n$-1\r\n",
+        ];
+        let clients = seen(vec![agent()], acts.into_iter().map(Act::Say).collect()).await.clients;
+        assert_eq!((clients.refused, clients.reset, clients.wrong), (0, 0, 6), "{clients:?}");
+        let logins = vec![tenant(), (Some("other"), "other".into())];
+        let (listener, address) = listen().await;
+        let probe = Probe::at(address, logins, SHORT);
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        for _ in 0..2 {
+            asked(&mut stream).await;
+            stream.write_all(b"-WRONGPASS no\r\n-NOAUTH no\r\n").await.expect("an answer");
+        }
+        // The next one waits, so there is one that ended.
+        let _next = listener.accept().await.expect("a client");
+        let clients = probe.finish().await.clients;
+        assert_eq!(clients, ClientView { attempts: 1, wrong: 1, ..ClientView::default() }, "all logins were refused");
+    }
+
+    #[tokio::test]
+    async fn a_login_that_the_next_engine_does_not_know_is_no_wrong_answer() {
+        let acts = vec![Act::ServeWithoutUsers, Act::ServeWithoutUsers, Act::Serve, Act::ServeWithoutUsers, Act::Serve];
+        let clients = seen(vec![tenant(), agent()], acts).await.clients;
+        assert!(clients.attempts >= 5, "{clients:?}");
+        assert_eq!((clients.refused, clients.reset, clients.wrong), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_left_waiting_is_waited_for_and_is_no_failure() {
+        let (listener, address) = listen().await;
+        let probe = Probe::at(address, vec![agent()], LIMIT);
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let held = Instant::now();
+        let finish = tokio::spawn(probe.finish());
+        let impatient = timeout(SHORT * 5, listener.accept()).await;
+        assert!(impatient.is_err(), "one that waits does not come a second time");
+        let held = held.elapsed();
+        act(&mut stream, Act::Serve).await;
+        let seen = finish.await.expect("no panic");
+        let answered =
+            ClientView { attempts: 1, longest_wait_us: seen.clients.longest_wait_us, ..ClientView::default() };
+        assert_eq!(seen.clients, answered);
+        let wait = Duration::from_micros(seen.clients.longest_wait_us);
+        assert!(wait >= held && wait <= seen.gap, "held for {held:?}: {seen:?}");
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_every_connection_is_refused_and_all_of_it_is_gap() {
+        let (listener, address) = listen().await;
+        drop(listener);
+        let began = Instant::now();
+        let seen = Probe::at(address, vec![agent()], SHORT).finish().await;
+        assert!(seen.clients.attempts > 0, "{seen:?}");
+        let refused = ClientView { refused: seen.clients.attempts, ..seen.clients };
+        assert_eq!((seen.clients, seen.clients.reset, seen.clients.wrong), (refused, 0, 0));
+        assert!(seen.gap >= SHORT && seen.gap <= began.elapsed(), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn finish_ends_a_connection_that_nobody_answers_and_does_not_count_it() {
+        let (listener, address) = listen().await;
+        let probe = Probe::at(address, vec![agent()], SHORT);
+        let (_held, _) = listener.accept().await.expect("a client");
+        let seen = timeout(PATIENCE / 4, probe.finish()).await.expect("it ends");
+        assert_eq!(seen.clients, ClientView::default());
+        assert!(seen.gap >= SHORT, "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_is_dropped_ends() {
+        let (listener, address) = listen().await;
+        let Probe { told, thread } = Probe::at(address, vec![agent()], LIMIT);
+        let (_held, _) = listener.accept().await.expect("a client");
+        drop(told);
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+        timeout(LIMIT / 2, ended).await.expect("it ends").expect("a thread").expect("no panic");
+    }
 }

@@ -100,6 +100,7 @@ fn creation(row: &Instance, version: &Version, flavor: &Flavor, catalogue: &[Ver
         epoch: Epoch(1),
         findings: planned.findings,
         gap_us: None,
+        clients: None,
         created_at: row.created_at,
         updated_at: row.created_at,
     })

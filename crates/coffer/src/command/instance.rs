@@ -224,8 +224,9 @@ fn summary(name: &str, operation: &Operation) -> String {
         ("upgrade", Some(to)) => format!("{name} runs {to}"),
         (kind, _) => format!("{kind} of {name} is done"),
     };
-    let gap = operation.gap_ms.map(|gap| format!("; clients could not write for {}", span(gap)));
-    format!("{what}{}\n", gap.unwrap_or_default())
+    let gap = operation.gap_ms.map(|gap| format!("; clients could not write for {}", span(gap))).unwrap_or_default();
+    let seen = operation.clients.map(|clients| format!("; {}", watch::clients(&clients))).unwrap_or_default();
+    format!("{what}{gap}{seen}\n")
 }
 
 async fn operations(session: Session, instance: &str, wait: Wait) -> Result<(), Failure> {
@@ -250,6 +251,9 @@ fn describe(operation: &Operation) -> String {
     if let Some(gap) = operation.gap_ms {
         let _ = writeln!(text, "  clients could not write for {}", span(gap));
     }
+    if let Some(clients) = &operation.clients {
+        let _ = writeln!(text, "  {}", watch::clients(clients));
+    }
     if let Some(cause) = &operation.cause {
         let _ = writeln!(text, "  cause: {}", cause.message);
         if !cause.hint.is_empty() {
@@ -263,4 +267,42 @@ fn describe(operation: &Operation) -> String {
         let _ = writeln!(text, "  {}{}", step.begun, watch::line(step));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use coffer_wire::trove::operation::Operation;
+    use serde_json::{Value, json};
+
+    use super::{describe, summary};
+
+    fn upgrade(clients: Value) -> Operation {
+        let mut operation = json!({"id": "o", "kind": "upgrade", "phase": "done", "from": "redis 7.0.15",
+            "to": "redis 8.0.2", "created": "2026-11-22T10:39:36", "updated": "2026-11-22T10:39:36", "gap_ms": 42.4,
+            "steps": [], "findings": [], "cause": null});
+        if !clients.is_null() {
+            operation["clients"] = clients;
+        }
+        serde_json::from_value(operation).expect("an operation")
+    }
+
+    #[test]
+    fn what_clients_saw_is_told_beside_the_gap() {
+        let counts = json!({"attempts": 412, "refused": 0, "reset": 1, "wrong": 2, "longest_wait_ms": 38.2});
+        let operation = upgrade(counts);
+        let seen = "clients at its address: 412 connections, 0 refused, 1 reset, 2 wrong answers, longest wait 38 ms";
+        assert_eq!(
+            summary("a", &operation),
+            format!("a runs redis 8.0.2; clients could not write for 42 ms; {seen}\n")
+        );
+        let described = describe(&operation);
+        assert!(described.contains(&format!("\n  clients could not write for 42 ms\n  {seen}\n")), "{described}");
+    }
+
+    #[test]
+    fn where_nobody_counted_nothing_is_told_of_clients() {
+        let operation = upgrade(Value::Null);
+        assert_eq!(summary("a", &operation), "a runs redis 8.0.2; clients could not write for 42 ms\n");
+        assert!(!describe(&operation).contains("at its address"));
+    }
 }

@@ -358,6 +358,10 @@ impl Drop for World {
         if std::thread::panicking() {
             let log = fs_err::read_to_string(self.data.join("serve.log")).unwrap_or_default();
             println!("--- coffer serve said:\n{log}");
+            for entry in fs_err::read_dir(self.data.join("instances")).into_iter().flatten().flatten() {
+                let log = fs_err::read_to_string(entry.path().join("agent/agent.log")).unwrap_or_default();
+                println!("--- the agent of {} said:\n{log}", entry.file_name().display());
+            }
         }
         self.kill_server();
         end_all_of(&self.data);

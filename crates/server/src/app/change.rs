@@ -130,6 +130,7 @@ pub(super) fn new_operation(
         steps: Vec::new(),
         findings,
         gap_us: None,
+        clients: None,
         created_at: now,
         updated_at: now,
     }

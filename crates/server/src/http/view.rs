@@ -166,6 +166,7 @@ pub(super) fn operation(operation: &Operation) -> wire_operation::Operation {
         created: operation.created_at.into(),
         updated: operation.updated_at.into(),
         gap_ms: operation.gap_us.and_then(|gap| i64::try_from(gap).ok()).map(wire_operation::millis),
+        clients: operation.clients.as_ref().map(Into::into),
         steps: operation.steps.iter().map(Into::into).collect(),
         findings: operation.findings.iter().cloned().map(FindingBody::from).collect(),
         cause: operation.phase.cause().map(Into::into),

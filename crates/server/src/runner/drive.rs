@@ -177,7 +177,7 @@ impl Runner {
             Outcome::Done(learned) => (Ok(()), *learned),
             Outcome::Failed { cause, learned } => (Err(cause), *learned),
         };
-        let Learned { image, findings, preview: _, steps, gap_us } = learned;
+        let Learned { image, findings, preview: _, steps, gap_us, clients } = learned;
         let outcome = match outcome {
             // Whatever the agent makes of it: a reason to refuse is one.
             Ok(()) if matches!(task, Task::Check { .. }) && refuses(&findings) => Err(refusal(&findings)),
@@ -190,6 +190,7 @@ impl Runner {
             }
         }
         operation.gap_us = gap_us.or(operation.gap_us);
+        operation.clients = clients.or(operation.clients);
         let mut changes = Vec::new();
         let mut detail = String::new();
         if let Some(image) = image {
@@ -244,6 +245,9 @@ impl Runner {
         operation.updated_at = now;
         self.app.store.save(operation, changes, leased(now)).await?;
         let (id, instance, kind) = (operation.id, operation.instance, operation.kind.name());
+        if let (Phase::Done | Phase::Undone { .. }, Some(clients)) = (&operation.phase, &operation.clients) {
+            self.app.metrics.clients_seen(operation.kind, clients);
+        }
         match &operation.phase {
             Phase::Forward { .. } | Phase::Backward { .. } => {
                 debug!(operation = %id, %instance, kind, phase = ?operation.phase, "operation moved");

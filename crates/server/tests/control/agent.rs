@@ -8,7 +8,9 @@ use coffer_core::finding::{Cause, Finding};
 use coffer_core::id::{Digest, Generation, TaskId};
 use coffer_core::instance::{Engine, Observed};
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, StepEnd, StepRecord, Task, TaskResult};
+use coffer_core::task::{
+    ClientView, ImageFound, Learned, Order, Outcome, Preview, StepEnd, StepRecord, Task, TaskResult,
+};
 use coffer_wire::agent::{Ack, AgentEvent, Desired, Identity, Report, Running, desired_path, report_path};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
@@ -157,7 +159,8 @@ fn succeed(task: &Task, volume: &mut Volume) -> Learned {
         Task::Section(section) => {
             volume.runs = Some((section.generation, section.to.clone()));
             let steps = section.plan.steps.iter().map(|s| step(s.name(), Some(StepEnd::Done))).collect();
-            Learned { steps, gap_us: Some(12_345), ..Learned::default() }
+            let clients = Some(ClientView { attempts: 9, longest_wait_us: 12_000, ..ClientView::default() });
+            Learned { steps, gap_us: Some(12_345), clients, ..Learned::default() }
         }
     }
 }

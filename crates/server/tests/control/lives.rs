@@ -58,6 +58,7 @@ async fn an_upgrade_shows_the_requested_version_until_the_proven_one_is_recorded
     assert_eq!(view.instance.generation.0, 2);
     let operation = setting.operation(id).await;
     assert_eq!(operation.gap_us, Some(12_345));
+    assert_eq!(operation.clients.map(|clients| clients.answered()), Some(9));
     let steps: Vec<_> = operation.steps.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(
         steps,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use coffer_core::datastore::Number;
 use coffer_core::id::{Digest, Generation, InstanceId};
 use coffer_core::instance::{Engine, Observed};
-use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
+use coffer_core::task::{ClientView, ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
 use coffer_provider::{Agent, Error, Placed, Provider};
 use coffer_wire::agent::{Desired, Identity, Report, desired_path, report_path};
 use jiff::Timestamp;
@@ -106,6 +106,8 @@ impl Fake {
             Task::Section(section) => {
                 self.running = Some((section.generation, section.to.number));
                 learned.gap_us = Some(42_000);
+                learned.clients =
+                    Some(ClientView { attempts: 412, refused: 1, reset: 2, wrong: 3, longest_wait_us: 38_250 });
             }
         }
         TaskResult { id: order.id, outcome: Outcome::Done(Box::new(learned)) }

@@ -70,6 +70,7 @@ pub(crate) fn operation(instance: &Instance, kind: Kind) -> Operation {
         steps: Vec::new(),
         findings,
         gap_us: None,
+        clients: None,
         created_at: at(100),
         updated_at: at(100),
     }

@@ -4,7 +4,7 @@ use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, TaskId};
 use coffer_core::instance::Kind;
 use coffer_core::operation::Phase;
-use coffer_core::task::{Learned, Outcome, TaskResult};
+use coffer_core::task::{ClientView, Learned, Outcome, TaskResult};
 use coffer_store::{Change, Desire, Error, Scope, Store};
 use coffer_testkit::fixture::Fixture;
 
@@ -118,6 +118,20 @@ pub(crate) async fn the_record_of_a_step_is_one_with_its_change(store: &Store) {
     assert!(row.open.is_none());
     let told = store.for_agent(fixture.instance.id).await.expect("query").expect("the instance");
     assert_eq!((told.desired, told.open), (Some(desire), None));
+}
+
+pub(crate) async fn what_clients_saw_is_kept_with_the_operation(store: &Store) {
+    let instance = insert_another(store, 1, "ours").await;
+    let id = open(store, &instance, Kind::Upgrade).await.id;
+    let mut claimed = store.claim(id, at(1), at(2)).await.expect("query").expect("claim");
+    assert_eq!(claimed.clients, None);
+    claimed.gap_us = Some(41_000);
+    claimed.clients = Some(ClientView { attempts: 412, refused: 1, reset: 2, wrong: 3, longest_wait_us: 38_000 });
+    store.save(&claimed, &[], at(3)).await.expect("save");
+    let again = store.claim(id, at(4), at(5)).await.expect("query").expect("claim");
+    assert_eq!((again.gap_us, again.clients), (claimed.gap_us, claimed.clients));
+    let all = store.operations(Scope::Admin, instance.id).await.expect("query");
+    assert_eq!(all, [again]);
 }
 
 pub(crate) async fn answers_are_kept_once_and_used_up_by_the_next_save(store: &Store) {

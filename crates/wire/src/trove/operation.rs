@@ -3,7 +3,7 @@
 use coffer_core::datastore::Version;
 use coffer_core::engine::SettingsChange;
 use coffer_core::finding::Cause;
-use coffer_core::task::{Preview, StepEnd, StepRecord};
+use coffer_core::task::{ClientView, Preview, StepEnd, StepRecord};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,9 +32,34 @@ pub struct Operation {
     pub updated: Date,
     /// How long a client could not write, measured at the instance's own address.
     pub gap_ms: Option<f64>,
+    /// What clients saw meanwhile; absent where nobody counted, or not from the beginning to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Clients>,
     pub steps: Vec<OperationStep>,
     pub findings: Vec<FindingBody>,
     pub cause: Option<CauseBody>,
+}
+
+/// What clients saw that connected to the instance's own address one after the other, each to log in, write once and leave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Clients {
+    pub attempts: u64,
+    /// Nobody listened.
+    pub refused: u64,
+    /// Closed or reset before the answer.
+    pub reset: u64,
+    /// Answered with an error.
+    pub wrong: u64,
+    /// The longest time from connecting to the right answer.
+    pub longest_wait_ms: f64,
+}
+
+impl From<&ClientView> for Clients {
+    fn from(seen: &ClientView) -> Self {
+        let ClientView { attempts, refused, reset, wrong, longest_wait_us } = *seen;
+        let longest_wait_ms = millis(i64::try_from(longest_wait_us).unwrap_or(i64::MAX));
+        Self { attempts, refused, reset, wrong, longest_wait_ms }
+    }
 }
 
 /// One step that was taken, or is being taken.
