@@ -296,11 +296,11 @@ impl EngineHost {
         let gate = &mut self.gate;
         // An engine that waits for an answer of a dead keeper says nothing, not even that.
         let tend = async {
-            while let Some(gate) = gate {
+            loop {
+                let Some(gate) = gate.as_mut() else { return std::future::pending().await };
                 gate.unkept().await;
                 gate.look().unwrap_or_else(|error| tracing::error!(%error, "gate"));
             }
-            std::future::pending().await
         };
         let exit = tokio::select! {
             client = Client::ready(spec, &self.paths, &self.secrets, SILENCE_LIMIT) => {

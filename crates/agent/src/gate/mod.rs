@@ -286,7 +286,8 @@ impl Gate {
         let is_kept = reply.now.is_some();
         // What this agent has is not let go of before a keeper has it.
         self.link = is_kept.then_some(link);
-        self.take((reply, if is_kept { files } else { std::mem::take(&mut self.spare) }))
+        let files = if is_kept { files } else { std::mem::take(&mut self.spare) };
+        self.take((reply, files))
     }
 
     /// A connection to the keeper that is there.
