@@ -283,7 +283,7 @@ impl EngineHost {
     pub(crate) fn gate_seen(&self) -> Option<GateSeen> {
         self.gate.as_ref().map(|gate| GateSeen {
             level: gate.level(),
-            state: gate.state().map(|state| state.name().to_owned()),
+            state: gate.state().map(GateState::stance),
             why: gate.why().to_owned(),
         })
     }

@@ -36,6 +36,11 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Serve(Serve),
+    /// See what this host allows: how engines are kept apart and limited, and whether ports stay open.
+    ///
+    /// Looks at the host as the user who runs it, changes nothing, and needs no server. Run it as the user who runs `coffer serve`.
+    #[command(after_help = "Example:\n  coffer doctor")]
+    Doctor,
     /// Have engine images on this machine.
     #[command(subcommand)]
     Engine(Engine),

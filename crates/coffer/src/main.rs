@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor};
-use crate::command::{Session, agent, engine, instance, offer, serve};
+use crate::command::{Session, agent, doctor, engine, instance, offer, serve};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -58,6 +58,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     runtime.block_on(async {
         match command {
             Command::Serve(_) => Ok(()),
+            Command::Doctor => doctor::run(common.output),
             Command::Engine(command) => engine::run(common.output, command).await,
             Command::Datastore(Datastore::List) => offer::list_datastores(&Session::open(&common).await?).await,
             Command::Datastore(Datastore::Version(DatastoreVersion::List { datastore })) => {

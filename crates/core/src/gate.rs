@@ -139,12 +139,32 @@ impl Gate {
         }
     }
 
+    /// What becomes of a new connection.
+    pub fn stance(self) -> Stance {
+        match self {
+            Self::Open => Stance::Open,
+            Self::Holding { .. } => Stance::Holding,
+            Self::Refusing { .. } => Stance::Refusing,
+        }
+    }
+}
+
+/// What becomes of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stance {
+    Open,
+    Holding,
+    Refusing,
+}
+
+impl Stance {
     /// The name in displays and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
-            Self::Holding { .. } => "holding",
-            Self::Refusing { .. } => "refusing",
+            Self::Holding => "holding",
+            Self::Refusing => "refusing",
         }
     }
 }

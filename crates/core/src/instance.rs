@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datastore::Number;
 use crate::finding::{Cause, Finding};
-use crate::gate::Level;
+use crate::gate::{Level, Stance};
 use crate::id::{Epoch, FlavorId, Generation, InstanceId, OperationId, ProjectId, VersionId};
 use crate::operation::{Phase, Plan};
 use crate::plan::Step;
@@ -68,8 +68,8 @@ pub struct Observed {
 pub struct GateSeen {
     /// How far it goes.
     pub level: Level,
-    /// `open`, `holding` or `refusing`; `None` where the engine has its port itself.
-    pub state: Option<String>,
+    /// What becomes of a new connection; `None` where the engine has its port itself.
+    pub state: Option<Stance>,
     /// Why it does not go further, and what to do about it; empty at the highest level.
     pub why: String,
 }

@@ -1,9 +1,10 @@
 //! Contact with agents, as far as it is held in memory: who is to be woken, how far a task has come, and questions
 //! whose asker waits. All of it may be lost with the process: the truth is in the store and with the agents.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use coffer_core::gate::{Level, Stance};
 use coffer_core::id::{InstanceId, TaskId};
 use coffer_core::instance::Observed;
 use coffer_core::task::{Order, Task, TaskResult};
@@ -113,6 +114,15 @@ impl Contact {
             line.seen = Some(Seen { observed: observed.clone(), saved_at });
             worth
         })
+    }
+
+    /// How many gates there are of each level and stance, as their agents saw them since this process began.
+    pub(crate) fn gates(&self) -> BTreeMap<(Level, Option<Stance>), u64> {
+        let mut counts = BTreeMap::new();
+        for gate in self.lines().values().filter_map(|line| line.seen.as_ref()?.observed.gate.as_ref()) {
+            *counts.entry((gate.level, gate.state)).or_default() += 1;
+        }
+        counts
     }
 
     /// Forgets an instance that is gone.

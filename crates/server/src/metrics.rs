@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use axum::extract::MatchedPath;
+use coffer_core::gate::{Level, Stance};
 use coffer_core::instance::{Kind, Status};
 use coffer_core::task::ClientView;
 use prometheus_client::encoding::text::encode;
@@ -28,6 +29,7 @@ pub struct Metrics {
     gaps: Family<Gap, Histogram, fn() -> Histogram>,
     probe_connections: Family<Ended, Counter>,
     instances: Family<InStatus, Gauge>,
+    gates: Family<OfLevel, Gauge>,
     engine_restarts: Counter,
 }
 
@@ -68,6 +70,12 @@ struct Ended {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Gap {
     kind: Text,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLevel {
+    level: Text,
+    state: Text,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -127,6 +135,7 @@ impl Default for Metrics {
         let gaps = Family::new_with_constructor(gap_buckets as fn() -> Histogram);
         let probe_connections = Family::default();
         let instances = Family::default();
+        let gates = Family::default();
         let engine_restarts = Counter::default();
         registry.register_with_unit(
             "http_request_duration",
@@ -143,11 +152,16 @@ impl Default for Metrics {
         );
         registry.register("instances", "Instances by what users see as their status", instances.clone());
         registry.register(
+            "gates",
+            "Gates of instances by how far they go and what becomes of a connection",
+            gates.clone(),
+        );
+        registry.register(
             "engine_restarts",
             "Engines that ended by themselves and were started again",
             engine_restarts.clone(),
         );
-        Self { registry, requests, operations, gaps, probe_connections, instances, engine_restarts }
+        Self { registry, requests, operations, gaps, probe_connections, instances, gates, engine_restarts }
     }
 }
 
@@ -208,6 +222,16 @@ impl Metrics {
         }
     }
 
+    /// So many gates are of each level and in each state; those without a state are the engine's own port.
+    pub fn set_gates(&self, counts: impl IntoIterator<Item = ((Level, Option<Stance>), u64)>) {
+        self.gates.clear();
+        for ((level, state), count) in counts {
+            let labels =
+                OfLevel { level: Text::Fixed(level.name()), state: Text::Fixed(state.map_or("none", Stance::name)) };
+            self.gates.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// All figures as text.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
@@ -220,6 +244,7 @@ impl Metrics {
 mod tests {
     use std::time::Duration;
 
+    use coffer_core::gate::{Level, Stance};
     use coffer_core::instance::{Kind, Status};
     use coffer_core::task::ClientView;
 
@@ -238,6 +263,7 @@ mod tests {
         metrics.engine_restarted();
         metrics.set_instances([(Status::Active, 3), (Status::Error, 1)]);
         metrics.set_instances([(Status::Active, 2)]);
+        metrics.set_gates([((Level::Steered, Some(Stance::Open)), 2), ((Level::Own, None), 1)]);
         let text = metrics.encode().expect("text");
         for line in [
             r#"coffer_http_request_duration_seconds_count{route="none",method="GET",code="404"} 1"#,
@@ -249,6 +275,8 @@ mod tests {
             r#"coffer_probe_connections_total{kind="upgrade",end="wrong"} 0"#,
             "coffer_engine_restarts_total 1",
             r#"coffer_instances{status="ACTIVE"} 2"#,
+            r#"coffer_gates{level="steered",state="open"} 2"#,
+            r#"coffer_gates{level="own",state="none"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

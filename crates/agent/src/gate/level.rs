@@ -34,6 +34,15 @@ pub struct Found {
 
 /// Finds the highest level that works here, `highest` at the most. As root turns on what the kernel has for it.
 pub fn find(highest: Level) -> Found {
+    find_with(highest, ensure_migration)
+}
+
+/// What [`find`] would find. Changes nothing.
+pub fn foresee(highest: Level) -> Found {
+    find_with(highest, || if rustix::process::geteuid().is_root() { Ok(()) } else { check_migration() })
+}
+
+fn find_with(highest: Level, migration: impl Fn() -> Result<(), String>) -> Found {
     let found = |level, why: String| Found { level, why };
     if highest == Level::Own {
         return found(Level::Own, "the configuration says gate = \"own\"".to_owned());
@@ -54,7 +63,7 @@ pub fn find(highest: Level) -> Found {
             format!("this kernel does not steer connections ({error}); hint: Linux 4.6 or later"),
         );
     }
-    if let Err(why) = ensure_migration() {
+    if let Err(why) = migration() {
         return found(Level::Shared, why);
     }
     found(Level::Steered, String::new())
@@ -67,25 +76,23 @@ fn try_steering() -> io::Result<()> {
     sys::steer(&socket, 0)
 }
 
-/// What waits can move, turned on if that is allowed.
-fn ensure_migration() -> Result<(), String> {
-    let is_on = || fs_err::read_to_string(MIGRATE).is_ok_and(|value| value.trim() != "0");
-    if is_on() {
+/// Whether what waits can move.
+fn check_migration() -> Result<(), String> {
+    if fs_err::read_to_string(MIGRATE).is_ok_and(|value| value.trim() != "0") {
         return Ok(());
     }
-    match fs_err::write(MIGRATE, "1") {
-        Ok(()) if is_on() => {
-            tracing::info!(
-                "turned on net.ipv4.tcp_migrate_req, so that connections that wait can move between sockets"
-            );
-            Ok(())
-        }
-        _ => Err(
-            "net.ipv4.tcp_migrate_req is off; hint: sysctl -w net.ipv4.tcp_migrate_req=1, and a file in /etc/sysctl.d \
-                  so that it stays"
-                .to_owned(),
-        ),
-    }
+    Err("net.ipv4.tcp_migrate_req is off; hint: sysctl -w net.ipv4.tcp_migrate_req=1, and a file in /etc/sysctl.d so that it \
+         stays"
+        .to_owned())
+}
+
+/// What waits can move, turned on if that is allowed.
+fn ensure_migration() -> Result<(), String> {
+    check_migration().or_else(|why| {
+        fs_err::write(MIGRATE, "1").map_err(|_| why)?;
+        tracing::info!("turned on net.ipv4.tcp_migrate_req, so that connections that wait can move between sockets");
+        check_migration()
+    })
 }
 
 /// Has a process bind a socket and hands it another one, as is done with engines.

@@ -55,7 +55,7 @@ use tokio::io::unix::AsyncFd;
 
 pub(crate) use drain::drain;
 pub use keeper::{KEEPER_COMMAND, keeper_main};
-pub use level::{Found, TRIAL_COMMAND, find, trial_main};
+pub use level::{Found, TRIAL_COMMAND, find, foresee, trial_main};
 
 use crate::sandbox::{self, Process};
 use message::{Files, Kind, Lent, Reply, Request, VERSION};

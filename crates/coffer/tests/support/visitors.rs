@@ -17,6 +17,8 @@ use super::world::{Instance, wait_for};
 const EVERY: Duration = Duration::from_millis(1);
 /// No visit takes longer; it would be one that hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a visit takes that does not have to wait, at the most.
+const WITH_ENGINE: Duration = Duration::from_millis(20);
 /// What every second visitor reads.
 const KEY: &str = "visited";
 const VALUE: &str = "a value that is known";
@@ -109,8 +111,8 @@ impl Visitors {
         wait_for("visitors to be served", || self.served.load(Ordering::Relaxed) >= enough);
     }
 
-    /// No more come; those who are there are waited for. `killed`: when an engine was.
-    pub(crate) fn stop(self, killed: &[Instant]) -> Tally {
+    /// No more come; those who are there are waited for. `killed`: from when to when an engine was.
+    pub(crate) fn stop(self, killed: &[(Instant, Instant)]) -> Tally {
         self.told.store(true, Ordering::Relaxed);
         let visits = self.thread.join().expect("visitors");
         let mut tally = Tally { visits: visits.len(), ..Tally::default() };
@@ -121,9 +123,10 @@ impl Visitors {
                 End::Reset => {
                     tally.reset += 1;
                     // It was there when the engine was killed, and had not waited for it.
-                    let with = |at: &Instant| visit.began <= *at && visit.began + visit.took >= *at;
-                    let close = |at: &Instant| at.duration_since(visit.began) < Duration::from_millis(20);
-                    tally.cut += usize::from(killed.iter().any(|at| with(at) && close(at)));
+                    let with = |(from, to): &(Instant, Instant)| {
+                        visit.began <= *to && visit.began + visit.took >= *from && *from < visit.began + WITH_ENGINE
+                    };
+                    tally.cut += usize::from(killed.iter().any(with));
                 }
                 End::Loading => tally.loading += 1,
                 End::Wrong(answer) => tally.wrong.push(answer),

@@ -61,6 +61,7 @@ async fn healthcheck() -> Answer {
     responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
 async fn figures(State(shared): State<Shared>) -> Answer {
     shared.metrics.set_instances(shared.app.instance_counts().await?);
+    shared.metrics.set_gates(shared.app.contact.gates());
     let text = shared.metrics.encode().map_err(Refused::internal)?;
     let mut response = Response::new(text.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));

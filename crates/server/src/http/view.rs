@@ -59,7 +59,7 @@ pub(super) fn detailed(view: &InstanceView, asker: &Asker, region: &str) -> wire
         isolation: observed.map(|o| o.isolation.clone()).unwrap_or_default(),
         gate: observed.and_then(|o| o.gate.as_ref()).map(|gate| wire::Gate {
             level: gate.level.name().to_owned(),
-            state: gate.state.clone(),
+            state: gate.state.map(|state| state.name().to_owned()),
             why: Some(gate.why.clone()).filter(|why| !why.is_empty()),
         }),
         operation: None,
