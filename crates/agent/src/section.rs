@@ -255,7 +255,7 @@ async fn in_time<T>(
             "ask again when the host is less busy, or let the operator raise hold_seconds",
         )
     };
-    tokio::time::timeout(left - left / 10, work).await.unwrap_or_else(|_| Err(late()))
+    tokio::time::timeout(left * 9 / 10, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 async fn probed(live: &mut Live) -> Option<Seen> {

@@ -11,6 +11,9 @@ mod cases;
 #[path = "redis/contents.rs"]
 mod contents;
 #[path = "redis/world.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "support/mod.rs"]
+mod support;
 mod world;
 
 use std::collections::BTreeMap;
@@ -53,8 +56,7 @@ fn main() -> ExitCode {
     let engines: Engines = match world::engines() {
         Ok(engines) => Arc::new(engines),
         Err(why) => {
-            println!("NOT RUN: all tests of upgrades of Redis and Valkey: {why}");
-            return ExitCode::SUCCESS;
+            return support::not_run(&format!("all tests of upgrades of Redis and Valkey: {why}"));
         }
     };
     let mut trials = Vec::new();

@@ -4,10 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -15,35 +17,32 @@ use std::time::{Duration, Instant};
 use coffer_agent::sandbox::{
     self, Bind, CgroupLimits, Error, Exit, Isolation, Launch, Limit, Process, Started, Step, User, VolumeLock,
 };
-use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
+use support::{eventually, is_root};
 
-/// An ordinary user, and the one that root gives to engines. Neither has an account.
-const ORDINARY: u32 = 61_234;
+/// The user that root gives to engines; it has no account.
 const ENGINE: u32 = 700_007;
 /// First argument of a process that only starts the engine that its second names, and lives on.
 const STARTER: &str = "starter";
 /// First argument of a process that takes the lock of the volume that its second names, and lives on.
 const LOCKER: &str = "locker";
 
-type Test = fn(&World);
-
-const TESTS: [(&str, Test); 14] = [
-    ("engine_sees_its_root_and_its_binds_and_nothing_else_of_the_host", sees_only_its_own),
-    ("engine_writes_to_its_writable_binds_only", writes_only_where_bound),
-    ("engine_has_no_privilege_and_the_user_it_was_given", has_no_privilege),
-    ("engine_gets_exactly_its_environment_and_no_open_file_but_its_lock", inherits_nothing),
-    ("engine_appends_to_a_log_that_only_its_agent_reads", appends_to_its_log),
-    ("image_cannot_lead_a_bind_out_by_a_symbolic_link", links_do_not_lead_out),
-    ("engine_survives_its_starter_and_is_adopted_and_never_doubled", survives_and_is_adopted),
-    ("a_starter_killed_at_any_moment_leaves_one_engine_or_none", killed_starter_leaves_one_or_none),
-    ("a_reused_process_id_is_not_adopted", reused_pid_is_refused),
-    ("every_failure_names_its_step_and_object_and_leaves_no_process", failures_are_named),
-    ("an_exit_is_told_to_whoever_waits", exits_are_told),
-    ("memory_and_cpu_are_limited_or_it_is_said_why_not", limits_hold_or_are_reported),
-    ("a_volume_has_one_agent_also_when_the_lock_was_handed_over", volume_lock_is_exclusive),
-    ("start_cost", start_cost),
+const TESTS: [support::Test; 14] = [
+    ("engine_sees_its_root_and_its_binds_and_nothing_else_of_the_host", || sees_only_its_own(&World::new())),
+    ("engine_writes_to_its_writable_binds_only", || writes_only_where_bound(&World::new())),
+    ("engine_has_no_privilege_and_the_user_it_was_given", || has_no_privilege(&World::new())),
+    ("engine_gets_exactly_its_environment_and_no_open_file_but_its_lock", || inherits_nothing(&World::new())),
+    ("engine_appends_to_a_log_that_only_its_agent_reads", || appends_to_its_log(&World::new())),
+    ("image_cannot_lead_a_bind_out_by_a_symbolic_link", || links_do_not_lead_out(&World::new())),
+    ("engine_survives_its_starter_and_is_adopted_and_never_doubled", || survives_and_is_adopted(&World::new())),
+    ("a_starter_killed_at_any_moment_leaves_one_engine_or_none", || killed_starter_leaves_one_or_none(&World::new())),
+    ("a_reused_process_id_is_not_adopted", || reused_pid_is_refused(&World::new())),
+    ("every_failure_names_its_step_and_object_and_leaves_no_process", || failures_are_named(&World::new())),
+    ("an_exit_is_told_to_whoever_waits", || exits_are_told(&World::new())),
+    ("memory_and_cpu_are_limited_or_it_is_said_why_not", || limits_hold_or_are_reported(&World::new())),
+    ("a_volume_has_one_agent_also_when_the_lock_was_handed_over", || volume_lock_is_exclusive(&World::new())),
+    ("start_cost", || start_cost(&World::new())),
 ];
 
 fn main() -> ExitCode {
@@ -54,46 +53,7 @@ fn main() -> ExitCode {
         (Some(LOCKER), Some(volume)) => return locker(Path::new(&volume)),
         _ => {}
     }
-    let trials = TESTS.iter().flat_map(|(name, test)| {
-        let as_root = move || -> Result<(), Failed> {
-            if is_root() {
-                test(&World::new());
-            } else {
-                println!("NOT RUN as root: {name}: this is an ordinary user; run the tests as root, too");
-            }
-            Ok(())
-        };
-        let as_ordinary = move || -> Result<(), Failed> {
-            if is_root() {
-                return again_as_ordinary_user(name);
-            }
-            test(&World::new());
-            Ok(())
-        };
-        [
-            Trial::test(format!("as_root::{name}"), as_root),
-            Trial::test(format!("as_ordinary_user::{name}"), as_ordinary),
-        ]
-    });
-    // They look at this process's children and open files, so without nextest, which gives each its own, one by one.
-    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
-}
-
-/// Runs one test in a process of an ordinary user, with a copy of this program, which may lie where that user can't read.
-fn again_as_ordinary_user(name: &str) -> Result<(), Failed> {
-    let place = tempfile::tempdir()?;
-    fs_err::set_permissions(place.path(), PermissionsExt::from_mode(0o755))?;
-    let program = place.path().join("sandbox");
-    fs_err::copy(std::env::current_exe()?, &program)?;
-    let output = Command::new(program)
-        .args(["--exact", &format!("as_ordinary_user::{name}"), "--nocapture"])
-        .uid(ORDINARY)
-        .gid(ORDINARY)
-        .current_dir("/")
-        .output()?;
-    print!("{}", String::from_utf8_lossy(&output.stdout));
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned().into()) }
+    support::run(&TESTS)
 }
 
 fn starter(launch: &Path) -> ExitCode {
@@ -114,10 +74,6 @@ fn locker(volume: &Path) -> ExitCode {
     }
 }
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 /// A place with an engine root and directories for an engine, and what was started there.
 struct World {
     place: tempfile::TempDir,
@@ -129,15 +85,11 @@ impl World {
         let world = Self { place };
         // As in a volume: nobody but the agent gets through here, and engines see what is bound, not the way there.
         fs_err::set_permissions(world.place.path(), PermissionsExt::from_mode(0o700)).unwrap();
-        for directory in ["root/bin", "root/etc", "data", "conf", "agent"] {
+        for directory in ["root/etc", "data", "conf", "agent"] {
             fs_err::create_dir_all(world.path(directory)).unwrap();
         }
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
-        let busybox = busybox.expect("busybox: install the Debian package busybox-static");
-        fs_err::copy(busybox, world.path("root/bin/busybox")).unwrap();
-        for name in ["sh", "cat", "ls", "touch", "env", "mv", "sleep", "dd", "true", "echo"] {
-            symlink("busybox", world.path("root/bin").join(name)).unwrap();
-        }
+        let names = ["sh", "cat", "ls", "touch", "env", "mv", "sleep", "dd", "true", "echo"];
+        support::install_busybox(&world.path("root/bin"), &names);
         fs_err::write(world.path("root/etc/release"), "an image\n").unwrap();
         fs_err::write(world.path("conf/engine.conf"), "setting\n").unwrap();
         if is_root() {
@@ -200,14 +152,6 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let _ = self.0.process.signal(Signal::KILL);
         let _ = self.0.process.wait_exit(Duration::from_secs(10));
-    }
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within 10 s: {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

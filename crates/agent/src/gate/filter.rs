@@ -90,6 +90,7 @@ fn step(code: u32, jt: u8, jf: u8, k: u32) -> Instruction {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic)]
 mod tests {
     use super::{Instruction, Machine, steering};
 

@@ -140,7 +140,7 @@ impl Keeper {
                     Source::Line => self.turn_away(),
                     Source::Listener => self.let_in_agent(),
                     Source::Link(at) => {
-                        if self.serve(at)? {
+                        if self.serve(at) {
                             return Ok(());
                         }
                     }
@@ -192,12 +192,12 @@ impl Keeper {
     }
 
     /// Answers one request. True when this keeper is to end.
-    fn serve(&mut self, at: usize) -> io::Result<bool> {
+    fn serve(&mut self, at: usize) -> bool {
         let link = &self.links[at];
         // Whoever hung up or talks nonsense is let go of after this round.
         let Ok(Some((request, files))) = message::receive::<Request>(link) else {
             let _ = rustix::net::shutdown(link, rustix::net::Shutdown::Both);
-            return Ok(false);
+            return false;
         };
         let retires = matches!(request, Request::Retire);
         let error = self.ask(request, files).err().map(|error| error.to_string());
@@ -224,7 +224,7 @@ impl Keeper {
             tracing::warn!(%error, "an agent did not take its answer");
             self.notices = reply.notices;
         }
-        Ok(retires)
+        retires
     }
 
     fn ask(&mut self, request: Request, files: Files) -> Result<(), Refused> {

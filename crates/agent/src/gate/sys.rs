@@ -116,7 +116,7 @@ pub(super) fn give(
 ) -> io::Result<()> {
     let mut order = libc::seccomp_notif_addfd {
         id,
-        flags: if instead_of.is_some() { libc::SECCOMP_ADDFD_FLAG_SETFD as u32 } else { 0 },
+        flags: instead_of.map_or(0, |_| u32::try_from(libc::SECCOMP_ADDFD_FLAG_SETFD).unwrap_or(0)),
         srcfd: file.as_fd().as_raw_fd().cast_unsigned(),
         newfd: instead_of.unwrap_or(0),
         newfd_flags: if closes_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
@@ -141,4 +141,93 @@ pub(super) fn steer(member: impl AsFd, index: u32) -> io::Result<()> {
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::net::{AddressFamily, SocketType, getsockname, sockopt};
+
+    use super::{Answer, Call, Machine, answer, give, install, receive, steer};
+    use crate::gate::engine;
+
+    /// What a thread binds, and what it then finds its socket bound to.
+    fn bound(ask: SocketAddr, act: impl FnOnce(&OwnedFd, super::Told)) -> std::io::Result<SocketAddr> {
+        let machine = Machine::own().expect("a machine that a filter was written for");
+        let (told, notify) = channel();
+        // A filter is its thread's, and ends with it.
+        let thread = thread::spawn(move || -> std::io::Result<SocketAddr> {
+            rustix::thread::set_no_new_privs(true)?;
+            told.send(install(machine)?).expect("somebody waits");
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            rustix::net::bind(&socket, &ask)?;
+            Ok(SocketAddr::try_from(getsockname(&socket)?)?)
+        });
+        let notify = notify.recv().expect("the descriptor");
+        poll(&mut [PollFd::new(&notify, PollFlags::IN)], None).expect("a call");
+        act(&notify, receive(&notify, machine).expect("received").expect("it waits"));
+        thread.join().expect("the thread ends")
+    }
+
+    fn local(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn a_socket_is_given_in_the_place_of_one_that_is_bound() {
+        let held = TcpListener::bind(local(0)).expect("a listener");
+        let found = bound(local(1), |notify, told| {
+            assert_eq!(told.call, Call::Bind);
+            let [file, pointer, length, ..] = told.arguments;
+            assert_eq!(engine::address(told.thread, pointer, length).expect("read"), Some(local(1)));
+            let number = u32::try_from(file).expect("a number");
+            give(notify, told.id, &held, Some(number), true).expect("given");
+            give(notify, told.id, &held, None, true).expect("given once more");
+            answer(notify, told.id, Answer::Done).expect("answered");
+        });
+        assert_eq!(found.expect("bound"), held.local_addr().expect("an address"));
+    }
+
+    #[test]
+    fn the_kernel_does_what_it_is_told_to_go_on_with() {
+        let found = bound(local(0), |notify, told| answer(notify, told.id, Answer::Continue).expect("answered"));
+        assert_ne!(found.expect("bound").port(), 0);
+    }
+
+    #[test]
+    fn a_call_that_nobody_answers_fails_when_its_descriptor_is_gone() {
+        let machine = Machine::own().expect("a machine that a filter was written for");
+        let thread = thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).expect("allowed");
+            drop(install(machine).expect("installed"));
+            TcpListener::bind(local(0)).map(drop)
+        });
+        let error = thread.join().expect("the thread ends").expect_err("nobody answers");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSYS));
+    }
+
+    #[test]
+    fn an_answer_to_somebody_who_is_gone_is_no_error_and_a_gift_is() {
+        let gone = bound(local(0), |notify, told| {
+            // No call has this number any more, or yet.
+            answer(notify, told.id + 1, Answer::Done).expect("no error");
+            give(notify, told.id + 1, notify, None, true).expect_err("nobody is there");
+            answer(notify, told.id, Answer::Continue).expect("answered");
+        });
+        gone.expect("bound");
+    }
+
+    #[test]
+    fn only_sockets_of_a_group_are_steered() {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        sockopt::set_socket_reuseport(&socket, true).expect("set");
+        rustix::net::bind(&socket, &local(0)).expect("bound");
+        steer(&socket, 0).expect("steered");
+        steer(std::io::pipe().expect("a pipe").0, 0).expect_err("it is no socket");
+    }
 }
