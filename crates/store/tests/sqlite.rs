@@ -45,6 +45,17 @@ on_sqlite!(
 );
 
 #[tokio::test]
+async fn connections_do_not_wait_for_each_others_pages_and_allocations() {
+    let mut connection =
+        <sqlx::SqliteConnection as sqlx::Connection>::connect("sqlite::memory:").await.expect("memory");
+    let options: Vec<String> =
+        sqlx::query_scalar("PRAGMA compile_options").fetch_all(&mut connection).await.expect("options");
+    // As .cargo/config.toml has it.
+    assert!(options.contains(&"DEFAULT_MEMSTATUS=0".to_owned()), "{options:?}");
+    assert!(!options.contains(&"ENABLE_MEMORY_MANAGEMENT".to_owned()), "{options:?}");
+}
+
+#[tokio::test]
 async fn a_read_does_not_wait_for_the_writer() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let store = Store::open(&dir.path().join("coffer.db")).await.expect("new store");
