@@ -5,10 +5,12 @@
 //! writes nothing.
 //!
 //! The SQL is one text for SQLite and PostgreSQL: `$1`, text ids, microseconds as BIGINT, JSON as TEXT, RETURNING,
-//! partial indexes. SQLite is what it runs on today: in WAL, with one connection that writes and a few that read.
+//! partial indexes; only what `gathered` has to do with JSON is SQLite's own. SQLite is what it runs on today: in WAL, with
+//! one connection that writes and a few that read.
 
 mod agent;
 mod error;
+mod gathered;
 mod identity;
 mod instance;
 mod operation;

@@ -29,6 +29,7 @@ on_sqlite!(
     a_lease_keeps_others_away_until_it_ends,
     a_new_catalogue_leaves_alone_what_the_operator_changed,
     a_page_ends_where_the_next_begins,
+    a_page_has_what_each_of_its_instances_has,
     a_stuck_operation_makes_place_for_another,
     a_token_comes_with_its_owner_and_roles_until_it_is_deleted,
     an_instance_has_one_open_operation_and_the_error_names_it,
@@ -80,5 +81,31 @@ async fn a_store_that_is_opened_again_has_everything_and_is_migrated_once() {
     let store = Store::open(&path).await.expect("the same store");
     let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
     assert_eq!(row.instance, fixture.instance);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("coffer.db");
+    let store = Store::open(&path).await.expect("new store");
+    let [_, damaged, _] = [
+        suite::insert_another(&store, 1, "ours").await,
+        suite::insert_another(&store, 2, "ours").await,
+        suite::insert_another(&store, 3, "ours").await,
+    ];
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.expect("a connection");
+    sqlx::query("UPDATE instances SET settings = '{\"a\": 1}' WHERE id = $1")
+        .bind(damaged.id.to_string())
+        .execute(&mut connection)
+        .await
+        .expect("damage");
+    for error in [
+        store.instances(Scope::Admin, "", 10).await.expect_err("an error"),
+        store.instance(Scope::Admin, damaged.id).await.expect_err("an error"),
+    ] {
+        assert!(error.to_string().contains(&damaged.id.to_string()), "{error}");
+    }
     store.close().await;
 }
