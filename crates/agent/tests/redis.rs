@@ -10,10 +10,9 @@
 mod cases;
 #[path = "redis/contents.rs"]
 mod contents;
-#[path = "redis/world.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
-#[path = "support/mod.rs"]
 mod support;
+#[path = "redis/world.rs"]
 mod world;
 
 use std::collections::BTreeMap;

@@ -7,34 +7,10 @@ use coffer_core::instance::{Instance, Kind, Operation};
 use coffer_core::operation::Phase;
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 
+use crate::gathered::{instance_json, page, select_page, select_shown};
 use crate::row::{Columns, join_address, micros, split_address, to_json};
 use crate::{Error, Event, InstanceRow, Scope, Store, Write};
-
-/// The columns of an instance, in the order in which `Columns::instance` reads them.
-macro_rules! instance_columns {
-    () => {
-        "i.id, i.project_id, i.name, i.version_id, i.flavor, i.volume_gib, i.network, i.address, i.generation, \
-         i.settings, i.built, i.fault, i.created_at, i.updated_at"
-    };
-}
-
-// `LIMIT CAST($n AS BIGINT)`: SQLite prepares a statement anew at every use when its limit is nothing but a parameter.
-
-/// Everything that is shown of instances, in the order in which `shown` reads it. The joins find at most one row each.
-macro_rules! select_shown {
-    ($($rest:literal),+) => {
-        concat!(
-            "SELECT ", instance_columns!(), ", s.seen, o.id, o.kind, o.target, o.phase, o.created_at, o.updated_at \
-             FROM instances i LEFT JOIN observed s ON s.instance_id = i.id \
-             LEFT JOIN operations o ON o.instance_id = i.id AND o.is_open WHERE i.deleted_at IS NULL ",
-            $($rest),+
-        )
-    };
-}
-
-pub(crate) use instance_columns;
 
 /// What a project has, deleted instances left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,24 +23,15 @@ pub struct InUse {
 impl Store {
     /// At most `limit` instances with an id after `marker`, by ascending id.
     pub async fn instances(&self, scope: Scope<'_>, marker: &str, limit: u32) -> Result<Vec<InstanceRow>, Error> {
-        let rows = match scope {
-            Scope::Project(project) => {
-                sqlx::query(select_shown!("AND i.id > $1 AND i.project_id = $3 ORDER BY i.id LIMIT CAST($2 AS BIGINT)"))
-                    .bind(marker)
-                    .bind(i64::from(limit))
-                    .bind(&project.0)
-                    .fetch_all(&self.reader)
-                    .await?
-            }
-            Scope::Admin => {
-                sqlx::query(select_shown!("AND i.id > $1 ORDER BY i.id LIMIT CAST($2 AS BIGINT)"))
-                    .bind(marker)
-                    .bind(i64::from(limit))
-                    .fetch_all(&self.reader)
-                    .await?
-            }
+        let query = match scope {
+            Scope::Project(project) => sqlx::query_scalar(select_page!("AND i.id > $1 AND i.project_id = $3"))
+                .bind(marker)
+                .bind(i64::from(limit))
+                .bind(&project.0),
+            Scope::Admin => sqlx::query_scalar(select_page!("AND i.id > $1")).bind(marker).bind(i64::from(limit)),
         };
-        rows.iter().map(shown).collect()
+        let text: Option<String> = query.fetch_one(&self.reader).await?;
+        page(&text.unwrap_or_default())
     }
 
     /// One instance.
@@ -117,6 +84,7 @@ impl Store {
 
     /// The last `limit` events of an instance, the newest first.
     pub async fn events(&self, scope: Scope<'_>, instance: InstanceId, limit: u32) -> Result<Vec<Event>, Error> {
+        // The cast is for the same reason as in `select_page`.
         let rows = sqlx::query(
             "SELECT e.id, e.message, e.at FROM events e JOIN instances i ON i.id = e.instance_id \
              WHERE e.instance_id = $1 AND ($2 IS NULL OR i.project_id = $2) ORDER BY e.at DESC LIMIT CAST($3 AS BIGINT)",
@@ -247,12 +215,12 @@ async fn find(
     scope: Scope<'_>,
     id: InstanceId,
 ) -> Result<Option<InstanceRow>, Error> {
-    let row = sqlx::query(select_shown!("AND i.id = $1 AND ($2 IS NULL OR i.project_id = $2)"))
+    let text: Option<String> = sqlx::query_scalar(select_shown!("AND i.id = $1 AND ($2 IS NULL OR i.project_id = $2)"))
         .bind(id.to_string())
         .bind(project_of(scope))
         .fetch_optional(connection)
         .await?;
-    row.as_ref().map(shown).transpose()
+    Ok(page(&text.unwrap_or_default())?.pop())
 }
 
 async fn count(connection: &mut SqliteConnection, project: &ProjectId) -> Result<InUse, Error> {
@@ -265,11 +233,6 @@ async fn count(connection: &mut SqliteConnection, project: &ProjectId) -> Result
     .await?;
     let mut c = Columns::of(&row, "instance");
     Ok(InUse { instances: c.get()?, volume_gib: c.get()? })
-}
-
-fn shown(row: &SqliteRow) -> Result<InstanceRow, Error> {
-    let mut c = Columns::of(row, "instance");
-    Ok(InstanceRow { instance: c.instance()?, observed: c.json_optional()?, open: c.open_operation()? })
 }
 
 /// For `$n IS NULL OR project_id = $n`: null is everybody.

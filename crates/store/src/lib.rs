@@ -5,10 +5,12 @@
 //! writes nothing.
 //!
 //! The SQL is one text for SQLite and PostgreSQL: `$1`, text ids, microseconds as BIGINT, JSON as TEXT, RETURNING,
-//! partial indexes. SQLite is what it runs on today: in WAL, with one connection that writes and a few that read.
+//! partial indexes; only what `gathered` has to do with JSON is SQLite's own. SQLite is what it runs on today: in WAL, with
+//! one connection that writes and a few that read.
 
 mod agent;
 mod error;
+mod gathered;
 mod identity;
 mod instance;
 mod operation;
@@ -40,8 +42,10 @@ pub enum Scope<'a> {
     Admin,
 }
 
-/// How many connections read. More than processors would only wait for each other.
-const READERS: u32 = 4;
+/// How many connections read. They are as many as the server's threads, which have as much to do with what is read.
+const READERS: u32 = 2;
+/// How much of the file each connection keeps in memory. What it has not is in the kernel's cache.
+const CACHE_KIB: u32 = 512;
 /// How long a statement waits for a lock of another process, such as a backup's.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -69,6 +73,7 @@ impl Store {
             // What was answered with 202 has to be there after a power cut.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            .pragma("cache_size", format!("-{CACHE_KIB}"))
             .busy_timeout(BUSY)
             .disable_statement_logging();
         let pool = |size| {

@@ -12,7 +12,7 @@ use coffer_core::task::TaskResult;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 
-use crate::instance::instance_columns;
+use crate::gathered::instance_json;
 use crate::row::{Columns, micros, to_json};
 use crate::{Desire, Error, Store, Write};
 
@@ -32,7 +32,7 @@ macro_rules! select_work {
             "SELECT ",
             operation_columns!(),
             ", ",
-            instance_columns!(),
+            instance_json!(),
             ", r.result FROM operations o JOIN instances i ON i.id = o.instance_id \
              LEFT JOIN task_results r ON r.operation_id = o.id WHERE o.is_open ",
             $rest

@@ -3,7 +3,7 @@
 use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use coffer_core::id::{Epoch, FlavorId, Generation, OperationId, ProjectId, VersionId};
+use coffer_core::id::{Epoch, OperationId, ProjectId, VersionId};
 use coffer_core::instance::{Instance, Kind, Observed, Operation};
 use coffer_core::operation::Phase;
 use jiff::Timestamp;
@@ -13,6 +13,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::Error;
+use crate::gathered::Gathered;
 
 /// An operation that is open, as far as lists show it.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,26 +109,12 @@ impl<'r> Columns<'r> {
         Error::Unreadable { table: self.table, id, why: why.to_string() }
     }
 
-    /// The columns of [`INSTANCE`].
+    /// What `instance_json` gathers.
     pub(crate) fn instance(&mut self) -> Result<Instance, Error> {
-        Ok(Instance {
-            id: self.parse()?,
-            project: ProjectId(self.get()?),
-            name: self.get()?,
-            version: self.parse()?,
-            flavor: FlavorId(self.get()?),
-            volume_gib: self.number()?,
-            address: self.address()?,
-            generation: Generation(self.number()?),
-            settings: self.json()?,
-            built: self.get()?,
-            fault: self.json_optional()?,
-            created_at: self.time()?,
-            updated_at: self.time()?,
-        })
+        self.json::<Gathered>().map(Instance::from)
     }
 
-    /// The columns of [`OPERATION`].
+    /// What `operation_columns` gives.
     pub(crate) fn operation(&mut self) -> Result<Operation, Error> {
         Ok(Operation {
             id: self.parse()?,
@@ -145,28 +132,6 @@ impl<'r> Columns<'r> {
             created_at: self.time()?,
             updated_at: self.time()?,
         })
-    }
-
-    /// The columns of [`OPEN`], all null where there is none.
-    pub(crate) fn open_operation(&mut self) -> Result<Option<OpenOperation>, Error> {
-        if self.is_null()? {
-            return Ok(None);
-        }
-        Ok(Some(OpenOperation {
-            id: self.parse()?,
-            kind: self.kind()?,
-            target: self.parse_optional()?,
-            phase: self.json()?,
-            created_at: self.time()?,
-            updated_at: self.time()?,
-        }))
-    }
-
-    /// The two columns that [`split_address`] makes.
-    fn address(&mut self) -> Result<IpAddr, Error> {
-        let network: &str = self.get()?;
-        let number = self.number()?;
-        join_address(network, number).map_err(|e| self.unreadable(e))
     }
 
     pub(crate) fn kind(&mut self) -> Result<Kind, Error> {

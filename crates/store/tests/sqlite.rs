@@ -31,6 +31,7 @@ on_sqlite!(
     a_lease_keeps_others_away_until_it_ends,
     a_new_catalogue_leaves_alone_what_the_operator_changed,
     a_page_ends_where_the_next_begins,
+    a_page_has_what_each_of_its_instances_has,
     a_stuck_operation_makes_place_for_another,
     a_token_comes_with_its_owner_and_roles_until_it_is_deleted,
     addresses_of_ipv6_are_given_like_those_of_ipv4,
@@ -48,6 +49,17 @@ on_sqlite!(
     what_is_written_is_read_again_exactly,
     who_is_to_have_an_agent_follows_from_the_record,
 );
+
+#[tokio::test]
+async fn connections_do_not_wait_for_each_others_pages_and_allocations() {
+    let mut connection =
+        <sqlx::SqliteConnection as sqlx::Connection>::connect("sqlite::memory:").await.expect("memory");
+    let options: Vec<String> =
+        sqlx::query_scalar("PRAGMA compile_options").fetch_all(&mut connection).await.expect("options");
+    // As .cargo/config.toml has it.
+    assert!(options.contains(&"DEFAULT_MEMSTATUS=0".to_owned()), "{options:?}");
+    assert!(!options.contains(&"ENABLE_MEMORY_MANAGEMENT".to_owned()), "{options:?}");
+}
 
 #[tokio::test]
 async fn a_read_does_not_wait_for_the_writer() {
@@ -120,5 +132,31 @@ async fn operations_from_before_clients_were_counted_are_read() {
     let store = Store::open(&path).await.expect("the same store");
     let all = store.operations(Scope::Admin, fixture.instance.id).await.expect("query");
     assert_eq!(all, [operation]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("coffer.db");
+    let store = Store::open(&path).await.expect("new store");
+    let [_, damaged, _] = [
+        suite::insert_another(&store, 1, "ours").await,
+        suite::insert_another(&store, 2, "ours").await,
+        suite::insert_another(&store, 3, "ours").await,
+    ];
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.expect("a connection");
+    sqlx::query("UPDATE instances SET settings = '{\"a\": 1}' WHERE id = $1")
+        .bind(damaged.id.to_string())
+        .execute(&mut connection)
+        .await
+        .expect("damage");
+    for error in [
+        store.instances(Scope::Admin, "", 10).await.expect_err("an error"),
+        store.instance(Scope::Admin, damaged.id).await.expect_err("an error"),
+    ] {
+        assert!(error.to_string().contains(&damaged.id.to_string()), "{error}");
+    }
     store.close().await;
 }

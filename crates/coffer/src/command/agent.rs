@@ -1,27 +1,19 @@
 //! `coffer agent`: the process beside one instance. The provider starts it; nobody else should, so no help tells of it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing::Level;
-
-/// What the provider says to an agent.
-#[derive(Parser)]
-#[command(name = "coffer agent", bin_name = "coffer agent")]
-struct Agent {
-    /// The volume of the instance, with the agent's identity in it.
-    #[arg(long)]
-    volume: PathBuf,
-    /// The control plane's socket. It stands in the identity too; here it is for who looks at the list of processes.
-    #[arg(long)]
-    server: Option<PathBuf>,
-}
 
 /// Runs the agent until it is told to end.
 pub(crate) fn main() -> ExitCode {
-    let Agent { volume, server: _ } = Agent::parse_from(std::env::args_os().skip(1));
     log();
+    // Not clap, which would take more memory in each of them than all that they do.
+    let Some(volume) = volume(std::env::args_os().skip(2)) else {
+        tracing::error!("no --volume; hint: the server starts agents, nobody else needs to");
+        return ExitCode::FAILURE;
+    };
     match coffer_agent::run(&volume) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -40,4 +32,11 @@ pub(crate) fn keeper_main() -> ExitCode {
 /// Standard error is the agent's log file, which nobody colours.
 fn log() {
     tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// The volume of the instance, with the agent's identity in it. The control plane's socket, which follows, stands in the
+/// identity too; among the arguments it is for who looks at the list of processes.
+fn volume(mut arguments: impl Iterator<Item = OsString>) -> Option<PathBuf> {
+    arguments.find(|argument| argument == "--volume")?;
+    arguments.next().map(PathBuf::from)
 }

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 
-use coffer_core::id::ProjectId;
+use coffer_core::finding::Cause;
+use coffer_core::id::{Generation, ProjectId};
 use coffer_core::instance::Kind;
 use coffer_core::operation::Phase;
 use coffer_store::{Change, Event, InUse, Scope, Store};
@@ -25,6 +26,38 @@ pub(crate) async fn what_is_written_is_read_again_exactly(store: &Store) {
     assert_eq!((shown.id, shown.kind, shown.target), (operation.id, operation.kind, operation.target));
     let all = store.operations(scope, fixture.instance.id).await.expect("query");
     assert_eq!(all, [operation]);
+}
+
+pub(crate) async fn a_page_has_what_each_of_its_instances_has(store: &Store) {
+    let mut fixture = Fixture::serving();
+    // What JSON writes in a way of its own, and the largest and smallest of every number.
+    fixture.instance.name.push_str(" \"b\" \\ ] ',' \n \t \0 \u{1} \u{7f} \u{2028} ä 𝄞");
+    fixture.instance.settings.insert("save".to_owned(), "60 1\n\"\" [".to_owned());
+    fixture.instance.volume_gib = u32::MAX;
+    fixture.instance.address = Ipv4Addr::BROADCAST;
+    fixture.instance.generation = Generation(i64::MAX.cast_unsigned());
+    fixture.instance.updated_at = "9999-12-30T21:59:59.999999Z".parse().expect("a time");
+    fixture.instance.created_at = "-009999-01-03T00:00:00.000001Z".parse().expect("a time");
+    insert(store, &fixture.instance).await;
+    assert!(store.save_report(fixture.instance.id, Some(&fixture.observed), &[], &[]).await.expect("report"));
+    open(store, &fixture.instance, Kind::Upgrade).await;
+    let other = insert_another(store, 200, "0123456789abcdef0123456789abcdef").await;
+    let failed = open(store, &other, Kind::Restart).await;
+    let mut write = store.write().await.expect("write");
+    write.end_stuck(failed.id, &Cause::new("it \"broke\"", "mend\nit"), at(300)).await.expect("end");
+    write.set_fault(other.id, Some(&Cause::new("it \"broke\"", "mend\nit")), at(300)).await.expect("fault");
+    write.commit().await.expect("commit");
+    let scope = Scope::Project(&other.project);
+    let page = store.instances(scope, "", 10).await.expect("page");
+    assert_eq!(page.len(), 2);
+    assert_eq!(page[0].instance, fixture.instance);
+    assert_eq!(page[0].observed.as_ref(), Some(&fixture.observed));
+    assert!(page[0].open.is_some());
+    assert!(page[1].instance.fault.is_some() && page[1].open.is_none());
+    for row in page {
+        let alone = store.instance(scope, row.instance.id).await.expect("query").expect("the instance");
+        assert_eq!(row, alone);
+    }
 }
 
 pub(crate) async fn another_projects_instance_does_not_exist(store: &Store) {

@@ -32,10 +32,10 @@ impl Links<'_> {
     /// The two links of a resource, such as `instances/<id>`.
     pub fn of(self, collection: &str, id: &str) -> Vec<Link> {
         let Self { host, project } = self;
-        vec![
-            Link { href: format!("https://{host}/v1.0/{project}/{collection}/{id}"), rel: "self".to_owned() },
-            Link { href: format!("https://{host}/{collection}/{id}"), rel: "bookmark".to_owned() },
-        ]
+        // Not `format!`, which does not know the length beforehand: a list has dozens of these.
+        let own = ["https://", host, "/v1.0/", project, "/", collection, "/", id].concat();
+        let bookmark = ["https://", host, "/", collection, "/", id].concat();
+        vec![Link { href: own, rel: "self".to_owned() }, Link { href: bookmark, rel: "bookmark".to_owned() }]
     }
 
     /// The link to the page after `marker`. What else the query of this page said stays as it was.
