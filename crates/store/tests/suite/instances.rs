@@ -34,7 +34,7 @@ pub(crate) async fn a_page_has_what_each_of_its_instances_has(store: &Store) {
     fixture.instance.name.push_str(" \"b\" \\ ] ',' \n \t \0 \u{1} \u{7f} \u{2028} ä 𝄞");
     fixture.instance.settings.insert("save".to_owned(), "60 1\n\"\" [".to_owned());
     fixture.instance.volume_gib = u32::MAX;
-    fixture.instance.address = Ipv4Addr::BROADCAST;
+    fixture.instance.address = std::net::Ipv4Addr::BROADCAST.into();
     fixture.instance.generation = Generation(i64::MAX.cast_unsigned());
     fixture.instance.updated_at = "9999-12-30T21:59:59.999999Z".parse().expect("a time");
     fixture.instance.created_at = "-009999-01-03T00:00:00.000001Z".parse().expect("a time");
