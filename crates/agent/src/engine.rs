@@ -42,7 +42,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long a killed process may take to be gone. Only a kernel that writes out its memory needs more than an instant.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long the old engine may take to answer what was sent to it before new connections had to wait. Those who wait feel it.
-const DRAIN_LIMIT: Duration = Duration::from_millis(100);
+const DRAIN_LIMIT: Duration = Duration::from_millis(150);
 
 /// Where an instance's engine runs, and the engine if there is one.
 pub(crate) struct EngineHost {

@@ -23,6 +23,10 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 /// How long a client may take between two steps, such as `AUTH` and its command. As exact as the kernel's tick (1 to 10 ms).
 pub(crate) const QUIET: Duration = Duration::from_millis(20);
 
+/// How long a new client may take to say something at all: its machine is busier than ours, or far away. Nobody waits for
+/// it beyond that, since some connect for later.
+const SILENT: Duration = Duration::from_millis(100);
+
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -85,6 +89,8 @@ pub(crate) struct Connection {
     pub(crate) unread: u32,
     /// Bytes that the engine has sent and the client's side has not acknowledged.
     pub(crate) unsent: u32,
+    /// Whether the client has ever sent data.
+    pub(crate) has_spoken: bool,
     /// Since the client last sent data; if it never has, since it connected.
     pub(crate) since_received: Duration,
     /// Since the engine last sent data; if it never has, since the client connected.
@@ -98,7 +104,8 @@ pub(crate) fn quiet(connections: &[Connection]) -> bool {
 
 impl Connection {
     fn is_quiet(&self) -> bool {
-        self.unread == 0 && self.unsent == 0 && self.since_received >= QUIET
+        let enough = if self.has_spoken { QUIET } else { SILENT };
+        self.unread == 0 && self.unsent == 0 && self.since_received >= enough
     }
 }
 
@@ -321,11 +328,13 @@ fn read_connection(message: &[u8]) -> Option<(SocketAddr, Connection)> {
     };
     let mut attributes = message.get(INET_DIAG_MSG..)?;
     // Without a `struct tcp_info` it is taken for one that has just sent something.
-    let (mut since_received, mut since_sent) = (0, 0);
+    let (mut since_received, mut since_sent, mut received_bytes) = (0, 0, None);
     while let Some((kind, value, rest)) = split_attribute(attributes) {
         if kind == INET_DIAG_INFO {
             since_sent = u32_at(value, 44).unwrap_or_default();
             since_received = u32_at(value, 52).unwrap_or_default();
+            // tcpi_bytes_received, since Linux 4.1
+            received_bytes = value.get(128..136);
         }
         attributes = rest;
     }
@@ -334,6 +343,7 @@ fn read_connection(message: &[u8]) -> Option<(SocketAddr, Connection)> {
         accepted: u32_at(message, 68)? != 0,
         unread: u32_at(message, 56)?,
         unsent: u32_at(message, 60)?,
+        has_spoken: received_bytes.is_none_or(|bytes| bytes.iter().any(|byte| *byte != 0)),
         since_received: Duration::from_millis(since_received.into()),
         since_sent: Duration::from_millis(since_sent.into()),
     };
@@ -372,8 +382,14 @@ mod tests {
 
     use super::*;
 
-    const QUIET_CONNECTION: Connection =
-        Connection { accepted: true, unread: 0, unsent: 0, since_received: QUIET, since_sent: Duration::ZERO };
+    const QUIET_CONNECTION: Connection = Connection {
+        accepted: true,
+        unread: 0,
+        unsent: 0,
+        has_spoken: true,
+        since_received: QUIET,
+        since_sent: Duration::ZERO,
+    };
 
     fn listen(at: &str) -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind(at).expect("a listener");
@@ -419,6 +435,7 @@ mod tests {
             Connection { unread: 1, ..QUIET_CONNECTION },
             Connection { unsent: 1, ..QUIET_CONNECTION },
             Connection { since_received: Duration::from_millis(19), ..QUIET_CONNECTION },
+            Connection { has_spoken: false, since_received: Duration::from_millis(99), ..QUIET_CONNECTION },
         ] {
             assert!(!quiet(&[QUIET_CONNECTION, busy]), "{busy:?}");
         }
@@ -572,7 +589,7 @@ mod tests {
         for (client, _) in &mut ends[..2] {
             client.write_all(b"PING\r\n").expect("a request");
         }
-        let old = |seen: &Connection| seen.since_received > QUIET;
+        let old = |seen: &Connection| seen.since_received > SILENT;
         eventually("all are there and old", || seen(at).len() == 4 && seen(at).iter().all(old));
         let drained = drained(at, Some(&listener), limit);
         assert_eq!(drained.outcome, Outcome::Busy { connections: 3 });
