@@ -30,7 +30,7 @@ fn told(level: &str, what: &str, tally: &Tally) {
 
 /// Lets visitors come while something is done to the instance. What it gives are the times at which engines were killed.
 fn visited(instance: &Instance, act: impl FnOnce() -> Vec<(Instant, Instant)>) -> Tally {
-    let visitors = Visitors::start(instance);
+    let visitors = Visitors::start(instance.address, &instance.password);
     visitors.wait_for_more(SOME);
     let killed = act();
     visitors.wait_for_more(SOME);
@@ -125,6 +125,15 @@ fn nobody_is_turned_away_when_engine_agent_or_keeper_is_killed() {
     }
 }
 
+/// Kills an engine. When this returns it serves nobody any more; until then it takes along who gets to it.
+fn kill_and_wait(engine: u32) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let pid = rustix::process::Pid::from_raw(engine.cast_signed()).unwrap();
+    let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    kill(engine);
+    poll(&mut [PollFd::new(&process, PollFlags::IN)], None).unwrap();
+}
+
 /// Kills them and waits until all are there again.
 fn kill_all(world: &World, instance: &Instance, victims: &[&str]) -> Vec<(Instant, Instant)> {
     let (agent, keeper, engine) =
@@ -138,9 +147,11 @@ fn kill_all(world: &World, instance: &Instance, victims: &[&str]) -> Vec<(Instan
         };
         let pid = pid.unwrap_or_else(|| panic!("there is no {victim}"));
         let from = Instant::now();
-        kill(pid);
         if *victim == "engine" {
+            kill_and_wait(pid);
             killed.push((from, Instant::now()));
+        } else {
+            kill(pid);
         }
     }
     for (victim, old) in [("agent", agent), ("keeper", keeper), ("engine", engine)] {
@@ -167,7 +178,7 @@ fn nobody_is_turned_away_when_agent_or_keeper_is_killed_in_the_middle_of_an_upgr
                 let nobody_has_the_line = victims.len() == 2 && (2..=5).contains(&step);
                 let name = format!("struck-{}-{step}-{from}", victims.len());
                 let instance = world.create(&name, from, &[]);
-                let visitors = Visitors::start(&instance);
+                let visitors = Visitors::start(instance.address, &instance.password);
                 visitors.wait_for_more(SOME);
                 let upgrade = serde_json::json!({"instance": {"datastore_version": to}});
                 let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade);
@@ -226,7 +237,7 @@ fn a_host_that_allows_less_gets_the_next_level_down_and_is_told_so() {
             let tally = visited(&instance, || {
                 let engine = world.engine_pid(&instance.id);
                 let from = Instant::now();
-                kill(engine.unwrap());
+                kill_and_wait(engine.unwrap());
                 let killed = (from, Instant::now());
                 wait_for("another engine", || world.engine_pid(&instance.id).is_some_and(|pid| Some(pid) != engine));
                 vec![killed]

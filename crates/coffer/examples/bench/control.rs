@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::process::{Memory, memory};
-use crate::report::{Aim, Compared, Figure, Row};
+use crate::report::{Aim, Bound, Compared, Figure, Row};
 use crate::requests::{Cost, Repeat, measure as measure_requests};
 use crate::server::{Server, Session};
 use crate::{Bench, estate};
@@ -90,7 +90,7 @@ impl Kind {
                 figure("per_second", "", cost.per_second, "/s"),
             ],
             compared: self.trove_ms.map(|value| Compared { with: TROVE, value }),
-            aim: self.aim_ms.map(|limit| Aim { text: format!("below {limit} ms CPU"), limit }),
+            aim: self.aim_ms.map(|limit| Aim { text: format!("below {limit} ms CPU"), bound: Bound::AtMost(limit) }),
         }
     }
 }
@@ -160,7 +160,7 @@ impl Template {
             label: format!("{label} to the first 200"),
             figures: vec![Figure { name: "ms", label: "", value: took.as_secs_f64() * 1000.0, unit: " ms" }],
             compared: Some(Compared { with: TROVE, value: 2400.0 }),
-            aim: Some(Aim { text: "below 100 ms".to_owned(), limit: 100.0 }),
+            aim: Some(Aim { text: "below 100 ms".to_owned(), bound: Bound::AtMost(100.0) }),
         };
         Ok(vec![row("first", "very first start", self.first_start), row("later", "start", later[later.len() / 2])])
     }
@@ -192,7 +192,7 @@ pub(crate) fn memory_row(name: &str, label: &str, memory: Memory, trove: Option<
         label: format!("memory: {label}"),
         figures,
         compared: trove.map(|value| Compared { with: TROVE, value }),
-        aim: Some(Aim { text: format!("below {limit} MB resident"), limit }),
+        aim: Some(Aim { text: format!("below {limit} MB resident"), bound: Bound::AtMost(limit) }),
     }
 }
 

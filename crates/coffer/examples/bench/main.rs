@@ -12,6 +12,7 @@ mod bare;
 mod control;
 mod estate;
 mod gap;
+mod gate;
 mod http;
 mod load;
 mod probe;
@@ -23,6 +24,9 @@ mod requests;
 mod resp;
 mod server;
 mod upgrades;
+#[allow(dead_code, reason = "it serves the tests as well")]
+#[path = "../../tests/support/visitors.rs"]
+mod visitors;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -75,6 +79,8 @@ enum Part {
     Control,
     /// Upgrades, and the agent's memory.
     Upgrades,
+    /// What the gate costs at rest, and what clients see of an upgrade with it and without.
+    Gate,
 }
 
 /// Where and with what everything is measured.
@@ -140,6 +146,9 @@ fn run(arguments: &Arguments, dir: &Path) -> Result<(Value, Vec<report::Row>)> {
     }
     if wanted(Part::Upgrades) {
         rows.extend(upgrades::measure(&bench, &sizes)?);
+    }
+    if wanted(Part::Gate) {
+        rows.extend(gate::measure(&bench, &sizes)?);
     }
     let machine = json!({
         "processors": std::thread::available_parallelism()?.get(),

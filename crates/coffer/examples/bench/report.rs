@@ -36,11 +36,33 @@ pub(crate) struct Compared {
     pub value: f64,
 }
 
-/// What the first figure has to stay below.
+/// What the first figure has to be.
 #[derive(Clone, Debug)]
 pub(crate) struct Aim {
     pub text: String,
-    pub limit: f64,
+    pub bound: Bound,
+}
+
+/// On which side of the limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Bound {
+    fn limit(self) -> f64 {
+        match self {
+            Self::AtMost(limit) | Self::AtLeast(limit) => limit,
+        }
+    }
+
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(limit) => value <= limit,
+            Self::AtLeast(limit) => value >= limit,
+        }
+    }
 }
 
 impl Row {
@@ -51,7 +73,7 @@ impl Row {
     }
 
     fn meets_aim(&self) -> Option<bool> {
-        Some(self.figures.first()?.value <= self.aim.as_ref()?.limit)
+        Some(self.aim.as_ref()?.bound.holds(self.figures.first()?.value))
     }
 
     fn json(&self) -> Value {
@@ -63,7 +85,7 @@ impl Row {
             row.insert("ratio".to_owned(), json!(rounded(ratio)));
         }
         if let (Some(aim), Some(meets)) = (&self.aim, self.meets_aim()) {
-            row.insert("aim".to_owned(), json!(rounded(aim.limit)));
+            row.insert("aim".to_owned(), json!(rounded(aim.bound.limit())));
             row.insert("meets_aim".to_owned(), json!(meets));
         }
         Value::Object(row)

@@ -48,9 +48,14 @@ impl Server {
     /// Starts `program` on `data`; gives the time until the first 200 as well. Quotas are out of the way, and so are the
     /// addresses of a Coffer that is in use.
     pub(crate) fn start(program: &Path, data: &Path) -> Result<(Self, Duration)> {
+        Self::start_with(program, data, &format!("address_pool = \"{FIRST_OF_POOL}/16\""))
+    }
+
+    /// The same with other lines of configuration, among them a pool of addresses.
+    pub(crate) fn start_with(program: &Path, data: &Path, lines: &str) -> Result<(Self, Duration)> {
         let config = data.with_extension("toml");
-        let pool = format!("address_pool = \"{FIRST_OF_POOL}/16\"\nmax_volume_gib = 100\n");
-        fs_err::write(&config, format!("{pool}[quota]\ninstances = -1\nvolumes = -1\n"))?;
+        let quota = "[quota]\ninstances = -1\nvolumes = -1\n";
+        fs_err::write(&config, format!("{lines}\nmax_volume_gib = 100\n{quota}"))?;
         let log = fs_err::File::create(data.with_extension("log"))?.into_file();
         let address = free_address()?;
         let began = Instant::now();

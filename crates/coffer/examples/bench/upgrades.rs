@@ -8,7 +8,7 @@ use crate::Bench;
 use crate::control::{memory_row, new_data};
 use crate::gap::{Persistence, Upgrade, by_coffer, by_hand};
 use crate::process::memory;
-use crate::report::{Aim, Compared, Figure, Row};
+use crate::report::{Aim, Bound, Compared, Figure, Row};
 use crate::server::{Server, Session, agent_of};
 
 /// How much longer than by hand clients may have to wait.
@@ -65,7 +65,7 @@ fn gap(bench: &Bench, session: &mut Session, megabytes: usize, persistence: Pers
             figure("lost_writes", "lost writes", lost(&coffer), ""),
         ],
         compared: Some(Compared { with: "by hand", value: bare }),
-        aim: Some(Aim { text: "50 ms above by hand".to_owned(), limit: bare + ALLOWANCE_MS }),
+        aim: Some(Aim { text: "50 ms above by hand".to_owned(), bound: Bound::AtMost(bare + ALLOWANCE_MS) }),
     })
 }
 

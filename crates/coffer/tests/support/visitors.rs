@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
 
-use super::world::{Instance, wait_for};
+use super::resp::Connection;
 
 /// How often one comes.
 const EVERY: Duration = Duration::from_millis(1);
@@ -87,9 +87,8 @@ pub(crate) struct Visitors {
 
 impl Visitors {
     /// They begin to come.
-    pub(crate) fn start(instance: &Instance) -> Self {
-        let mut connection =
-            super::resp::Connection::open(instance.address, Some(&instance.password)).expect("it serves");
+    pub(crate) fn start(address: SocketAddr, password: &str) -> Self {
+        let mut connection = Connection::open(address, Some(password)).expect("it serves");
         connection.ask(&["SET", KEY, VALUE]).expect("it takes writes");
         // Each that waits has a file open.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -97,7 +96,7 @@ impl Visitors {
         rustix::process::setrlimit(rustix::process::Resource::Nofile, raised)
             .expect("a limit may be raised to its maximum");
         let (told, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (address, password) = (instance.address, instance.password.clone());
+        let password = password.to_owned();
         let thread = std::thread::spawn({
             let (told, served) = (Arc::clone(&told), Arc::clone(&served));
             move || come(address, &password, &told, &served)
@@ -108,7 +107,11 @@ impl Visitors {
     /// Waits until so many more were served.
     pub(crate) fn wait_for_more(&self, visits: u64) {
         let enough = self.served.load(Ordering::Relaxed) + visits;
-        wait_for("visitors to be served", || self.served.load(Ordering::Relaxed) >= enough);
+        let deadline = Instant::now() + PATIENCE;
+        while self.served.load(Ordering::Relaxed) < enough {
+            assert!(Instant::now() < deadline, "visitors are not served");
+            std::thread::sleep(EVERY);
+        }
     }
 
     /// No more come; those who are there are waited for. `killed`: from when to when an engine was.

@@ -1,0 +1,149 @@
+//! The gate against none: throughput at rest, and what clients see who come one a millisecond while their instance is upgraded.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::Bench;
+use crate::control::new_data;
+use crate::gap::{Persistence, by_hand};
+use crate::load;
+use crate::report::{Aim, Bound, Compared, Figure, Row};
+use crate::resp::Connection;
+use crate::server::{Instance, Server, Session};
+use crate::visitors::{Tally, Visitors};
+
+/// How much of the throughput without a gate there has to be with it.
+const KEPT: f64 = 0.98;
+/// Clients and commands under way of each, and how many commands: for about a second.
+const LOADS: [(u32, u32, u32); 4] = [(1, 1, 40_000), (1, 16, 500_000), (20, 1, 150_000), (20, 16, 1_500_000)];
+/// Visitors who are served before and after an upgrade.
+const SOME: u64 = 100;
+
+/// A server whose gates go so far.
+struct Site {
+    server: Server,
+    session: Session,
+}
+
+impl Site {
+    fn start(bench: &Bench, level: &str, pool: &str) -> Result<Self> {
+        let data = new_data(bench, level)?;
+        let lines = format!("address_pool = \"{pool}\"\ngate = \"{level}\"");
+        let (server, _) = Server::start_with(&bench.program, &data, &lines)?;
+        let session = server.login(&data)?;
+        Ok(Self { server, session })
+    }
+}
+
+/// Measures all of it; upgrades with so many megabytes of data each.
+pub(crate) fn measure(bench: &Bench, sizes: &[usize]) -> Result<Vec<Row>> {
+    let mut with = Site::start(bench, "steered", "127.97.0.0/16")?;
+    let mut without = Site::start(bench, "own", "127.98.0.0/16")?;
+    let mut rows = at_rest(bench, &mut with.session, &mut without.session)?;
+    for megabytes in sizes {
+        rows.push(upgraded(bench, &mut with.session, &mut without.session, *megabytes)?);
+    }
+    with.server.stop()?;
+    without.server.stop()?;
+    Ok(rows)
+}
+
+fn at_rest(bench: &Bench, with: &mut Session, without: &mut Session) -> Result<Vec<Row>> {
+    let (gated, bare) = (with.create(bench.engines.new_version, &[])?, without.create(bench.engines.new_version, &[])?);
+    let mut rows = Vec::new();
+    for (clients, depth, count) in LOADS {
+        bench.say(&format!("throughput at rest: {clients} clients, {depth} commands under way"));
+        let (mut gated_rates, mut bare_rates) = (Vec::new(), Vec::new());
+        for round in 0..if bench.quick { 5 } else { 11 } {
+            // In turn, and neither always first.
+            for gate in [round % 2 == 0, round % 2 != 0] {
+                let (instance, rates) = if gate { (&gated, &mut gated_rates) } else { (&bare, &mut bare_rates) };
+                rates.push(rate(instance, clients, depth, count)?);
+            }
+        }
+        let (gated_rate, bare_rate) = (median(gated_rates), median(bare_rates));
+        rows.push(Row {
+            name: format!("gate.rest.c{clients}.p{depth}"),
+            label: format!("GET at rest, {clients} clients, pipeline {depth}"),
+            figures: vec![Figure { name: "per_second", label: "", value: gated_rate, unit: "/s" }],
+            compared: Some(Compared { with: "without the gate", value: bare_rate }),
+            aim: Some(Aim { text: format!("ratio {KEPT}"), bound: Bound::AtLeast(bare_rate * KEPT) }),
+        });
+    }
+    with.delete(&gated)?;
+    without.delete(&bare)?;
+    Ok(rows)
+}
+
+/// Commands a second, as redis-benchmark says.
+fn rate(instance: &Instance, clients: u32, depth: u32, count: u32) -> Result<f64> {
+    let output = Command::new("redis-benchmark")
+        .args(["-h", &instance.address.ip().to_string(), "-p", &instance.address.port().to_string()])
+        .args(["-c", &clients.to_string(), "-P", &depth.to_string(), "-n", &count.to_string()])
+        // The instance is gone in a minute, and its password with it.
+        .args(["-a", &instance.password, "-t", "get", "--csv"])
+        .output()
+        .context("redis-benchmark is not there; hint: apt-get install redis-tools")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = said.lines().find(|line| line.starts_with("\"GET\""));
+    let rate = line.and_then(|line| line.split(',').nth(1)?.trim_matches('"').parse().ok());
+    let Some(rate) = rate else { bail!("redis-benchmark says nothing of GET:\n{said}") };
+    Ok(rate)
+}
+
+fn upgraded(bench: &Bench, with: &mut Session, without: &mut Session, megabytes: usize) -> Result<Row> {
+    let size = if megabytes == 0 { "empty".to_owned() } else { format!("{megabytes} MB") };
+    bench.say(&format!("clients of an upgrade: {size}"));
+    let gated = visited(bench, with, megabytes)?;
+    let bare = visited(bench, without, megabytes)?;
+    let by_hand = by_hand(&bench.dir, &bench.engines, megabytes, Persistence::Aof)?;
+    let figure = |name, label, value, unit| Figure { name, label, value, unit };
+    Ok(Row {
+        name: format!("gate.upgrade.{}", size.replace(' ', "").to_lowercase()),
+        label: format!("clients turned away by an upgrade, one a ms: {size}"),
+        figures: vec![
+            figure("turned_away", "", turned_away(&gated), ""),
+            figure("visits", "of", count(gated.visits), ""),
+            figure("longest_wait_ms", "longest wait", millis(gated.longest_wait), " ms"),
+            figure("by_hand_ms", "engines' own stop and start", millis(by_hand), " ms"),
+        ],
+        compared: Some(Compared { with: "without the gate", value: turned_away(&bare) }),
+        aim: Some(Aim { text: "nobody".to_owned(), bound: Bound::AtMost(0.0) }),
+    })
+}
+
+fn visited(bench: &Bench, session: &mut Session, megabytes: usize) -> Result<Tally> {
+    let instance = session.create(bench.engines.old_version, &[("appendonly", "yes"), ("save", "")])?;
+    let mut connection = Connection::open(instance.address, Some(&instance.password))?;
+    load::fill(&mut connection, megabytes)?;
+    load::wait_for_rest(&mut connection)?;
+    drop(connection);
+    let visitors = Visitors::start(instance.address, &instance.password);
+    visitors.wait_for_more(SOME);
+    session.upgrade(&instance, bench.engines.new_version)?;
+    session.wait_until_over(&instance.id)?;
+    visitors.wait_for_more(SOME);
+    let tally = visitors.stop(&[]);
+    session.delete(&instance)?;
+    Ok(tally)
+}
+
+/// Refused, reset, or answered with anything but the answer.
+fn turned_away(tally: &Tally) -> f64 {
+    count(tally.refused + tally.reset + tally.loading + tally.wrong.len())
+}
+
+fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_unstable_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or_default()
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
