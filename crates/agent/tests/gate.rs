@@ -29,7 +29,19 @@ const LONG: Duration = Duration::from_secs(60);
 /// As short as a deadline can be that something is done before.
 const SHORT: Duration = Duration::from_millis(300);
 
-const TESTS: [support::Test; 9] = [
+const TESTS: [support::Test; 10] = [
+    ("a_gate_does_not_join_those_who_have_its_address", || {
+        for world in [World::v4(), World::v6()] {
+            let _other = world.gate(LONG, None);
+            fs_err::rename(world.path("agent"), world.path("elsewhere")).unwrap();
+            fs_err::create_dir(world.path("agent")).unwrap();
+            let found = gate::find(Level::Steered);
+            let second = Gate::meet(&world.path("agent"), world.address, found, LONG, None).unwrap_err();
+            assert!(second.to_string().contains("in use"), "{second}");
+            fs_err::remove_dir_all(world.path("agent")).unwrap();
+            fs_err::rename(world.path("elsewhere"), world.path("agent")).unwrap();
+        }
+    }),
     ("who_waits_comes_to_the_engine_that_is_let_in", || waits(World::v4())),
     ("the_same_over_ipv6", || waits(World::v6())),
     ("the_shared_socket_keeps_who_waits_and_is_given_to_the_next_engine", shared),

@@ -283,10 +283,8 @@ impl Gate {
             self.reap();
             return Ok(());
         }
-        let is_kept = reply.now.is_some();
-        // What this agent has is not let go of before a keeper has it.
-        self.link = is_kept.then_some(link);
-        let files = if is_kept { files } else { std::mem::take(&mut self.spare) };
+        // One that cannot take what this agent has will not be able to later: it is let go of, and the port made anew.
+        self.link = reply.now.is_some().then_some(link);
         self.take((reply, files))
     }
 

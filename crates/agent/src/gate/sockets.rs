@@ -5,8 +5,9 @@
 //! connection that waited in the line comes to the engine, and one that the old engine did not take comes to the line.
 //! Shared: there is one socket, and engines are given it.
 
+use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use coffer_core::gate::{Behind, Gate, Level};
@@ -176,6 +177,10 @@ impl Sockets {
     fn listen(&mut self, which: Member) -> io::Result<()> {
         let Some(socket) = self.member(which) else { return Ok(()) };
         let inode = inode(socket)?;
+        if self.group.is_empty() && others_listen(self.address)? {
+            // Of the same user they would let us into their group, and connections would go to them.
+            return Err(Errno::ADDRINUSE.into());
+        }
         // Again only sets the limit.
         listen(socket, BACKLOG)?;
         if !self.group.contains(&inode) {
@@ -213,6 +218,30 @@ impl Sockets {
         Ok(())
     }
 }
+
+/// Whether somebody listens at this very address.
+fn others_listen(address: SocketAddr) -> io::Result<bool> {
+    // As the kernel writes it: each word of the address as a number of this machine, and the port as a number.
+    let words = |bytes: &[u8]| -> String {
+        bytes.as_chunks::<4>().0.iter().fold(String::new(), |mut text, word| {
+            let _ = write!(text, "{:08X}", u32::from_ne_bytes(*word));
+            text
+        })
+    };
+    let (table, ip) = match address.ip() {
+        IpAddr::V4(ip) => ("/proc/net/tcp", words(&ip.octets())),
+        IpAddr::V6(ip) => ("/proc/net/tcp6", words(&ip.octets())),
+    };
+    let local = format!("{ip}:{:04X}", address.port());
+    let table = fs_err::read_to_string(table)?;
+    Ok(table
+        .lines()
+        .map(|line| line.split_ascii_whitespace().skip(1))
+        .any(|mut words| words.next() == Some(&local) && words.nth(1) == Some(LISTEN)))
+}
+
+/// The state of a socket that listens, in the kernel's tables.
+const LISTEN: &str = "0A";
 
 #[derive(Clone, Copy, Debug)]
 enum Member {

@@ -438,8 +438,10 @@ fn end_all_of(data: &Path) {
         let has_part = |pid: u32| {
             fs_err::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(&part))
         };
+        let is_keeper =
+            |pid: u32| fs_err::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&volume));
         // The agents first: they would start again what ends.
-        let left: [&dyn Fn(u32) -> bool; 2] = [&is_agent, &has_part];
+        let left: [&dyn Fn(u32) -> bool; 3] = [&is_agent, &has_part, &is_keeper];
         for of in left {
             let deadline = Instant::now() + PATIENCE;
             loop {
