@@ -52,6 +52,14 @@ pub(crate) fn measure(bench: &Bench, sizes: &[usize]) -> Result<Vec<Row>> {
 
 fn at_rest(bench: &Bench, with: &mut Session, without: &mut Session) -> Result<Vec<Row>> {
     let (gated, bare) = (with.create(bench.engines.new_version, &[])?, without.create(bench.engines.new_version, &[])?);
+    for (instance, session, wanted) in [(&gated, &mut *with, "steered"), (&bare, &mut *without, "own")] {
+        let level = session.gate_level(instance)?;
+        if level != wanted {
+            bail!("this host's gates are '{level}' instead of '{wanted}'; hint: coffer doctor");
+        }
+        // What redis-benchmark asks for.
+        Connection::open(instance.address, Some(&instance.password))?.ask(&["SET", "key:__rand_int__", "abc"])?;
+    }
     let mut rows = Vec::new();
     for (clients, depth, count) in LOADS {
         bench.say(&format!("throughput at rest: {clients} clients, {depth} commands under way"));
@@ -69,7 +77,7 @@ fn at_rest(bench: &Bench, with: &mut Session, without: &mut Session) -> Result<V
             label: format!("GET at rest, {clients} clients, pipeline {depth}"),
             figures: vec![Figure { name: "per_second", label: "", value: gated_rate, unit: "/s" }],
             compared: Some(Compared { with: "without the gate", value: bare_rate }),
-            aim: Some(Aim { text: format!("ratio {KEPT}"), bound: Bound::AtLeast(bare_rate * KEPT) }),
+            aim: Some(Aim { text: format!("at least {KEPT} of it"), bound: Bound::AtLeast(bare_rate * KEPT) }),
         });
     }
     with.delete(&gated)?;

@@ -49,7 +49,7 @@ struct Arguments {
     /// Print a table for people or JSON for programs.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
-    /// Fewer repetitions, and no data set of a gigabyte: under two minutes instead of under eight.
+    /// Fewer repetitions, and no data set of a gigabyte: some minutes instead of ten.
     #[arg(long)]
     quick: bool,
     /// How much data the upgraded instances hold, in megabytes [default: 0,100,1000; with --quick 0,100].

@@ -174,6 +174,12 @@ impl Session {
         Ok(Instance { id, address: SocketAddr::new(address.parse()?, 6379), password })
     }
 
+    /// How far the gate of an instance goes.
+    pub(crate) fn gate_level(&mut self, instance: &Instance) -> Result<String> {
+        let shown = self.ask("GET", &format!("/instances/{}", instance.id), "")?;
+        text(&shown["instance"]["gate"]["level"])
+    }
+
     /// Begins an upgrade.
     pub(crate) fn upgrade(&mut self, instance: &Instance, version: &str) -> Result<()> {
         let body = json!({"instance": {"datastore_version": version}});

@@ -105,7 +105,9 @@ fn writes(facts: &Facts) -> Vec<Finding> {
         ("aof_last_bgrewrite_status", "its last rewrite of the append-only file failed", "see its log and make room"),
         ("aof_last_write_status", "its last write to the append-only file failed", "see its log and make room"),
     ] {
-        if facts.info(name) == "err" {
+        // Without such a file the engine goes on telling how it ended with the last one.
+        let is_past = name.starts_with("aof_") && facts.info("aof_enabled") == "0";
+        if facts.info(name) == "err" && !is_past {
             found.push(Finding::error("redis.writes", name, what, remedy));
         }
     }
@@ -295,6 +297,17 @@ mod tests {
             let mut facts = healthy();
             facts.info.insert(name.to_owned(), value.to_owned());
             assert_eq!(found(&facts, &from, &to), [expected], "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn how_a_file_ended_that_is_not_kept_any_more_is_no_trouble() {
+        let (from, to) = (spec(Datastore::Redis, "7.0.15"), spec(Datastore::Redis, "8.0.2"));
+        for (enabled, troubles) in [("0", 0), ("1", 1)] {
+            let mut facts = healthy();
+            facts.info.insert("aof_enabled".to_owned(), enabled.to_owned());
+            facts.info.insert("aof_last_bgrewrite_status".to_owned(), "err".to_owned());
+            assert_eq!(found(&facts, &from, &to).len(), troubles, "aof_enabled {enabled}");
         }
     }
 
