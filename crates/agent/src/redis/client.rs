@@ -76,7 +76,7 @@ impl Client {
         }
     }
 
-    /// Connects as soon as the engine answers with PONG, which it does when it has loaded all its data. An engine that
+    /// Connects as soon as the engine tells how many keys it has, which it does when it has loaded all its data. An engine that
     /// says that it is loading is waited for without a limit; one that says nothing, `silence` long. Race it against the
     /// end of the process, of which it knows nothing.
     pub async fn ready(spec: &EngineSpec, paths: &Paths, secrets: &Secrets, silence: Duration) -> Result<Self, Error> {
@@ -84,8 +84,9 @@ impl Client {
         let mut heard = began;
         loop {
             let client = Self::new(spec, paths, secrets);
-            let ping = redis::cmd("PING");
-            let attempt = client.ask::<String>("PING", &ping);
+            // Not PING, which an engine refuses that has no room to write: that one answers everything else.
+            let question = redis::cmd("DBSIZE");
+            let attempt = client.ask::<u64>("DBSIZE", &question);
             let why = match tokio::time::timeout(ATTEMPT_LIMIT, attempt).await {
                 Ok(Ok(_)) => return Ok(client),
                 Ok(Err(Error::Loading)) => {
