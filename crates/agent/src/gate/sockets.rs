@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use coffer_core::gate::{Behind, Gate, Level};
 use rustix::fs::fstat;
@@ -24,6 +25,9 @@ use super::sys;
 /// How many connections may wait in a socket. The kernel cuts it to net.core.somaxconn, 4096 unless somebody changed it. Engines
 /// ask for less.
 const BACKLOG: i32 = 65_535;
+
+/// How long the handshake of a client may take that began before connections were steered elsewhere.
+const ARRIVAL: Duration = Duration::from_millis(2);
 
 /// Which socket it is: the number of its inode, the same for all who have it open.
 pub(super) type Inode = u64;
@@ -106,6 +110,10 @@ impl Sockets {
         }
         let to = if gate == Gate::Open { Member::Engine } else { Member::Line };
         self.steer(to)?;
+        if self.group.len() > 1 {
+            // Whoever was on the way to a socket that stops arrives first: the kernel resets who arrives in that very moment.
+            std::thread::sleep(ARRIVAL);
+        }
         if gate.behind() == Behind::Nobody {
             self.stop(Member::Engine)?;
         }
@@ -143,7 +151,7 @@ impl Sockets {
         match accept_with(line, SocketFlags::CLOEXEC) {
             Ok(client) => {
                 // A reset instead of an orderly end, which would look like an answer.
-                sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO))?;
+                sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
                 Ok(true)
             }
             Err(Errno::AGAIN) => Ok(false),
