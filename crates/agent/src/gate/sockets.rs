@@ -110,10 +110,6 @@ impl Sockets {
         }
         let to = if gate == Gate::Open { Member::Engine } else { Member::Line };
         self.steer(to)?;
-        if self.group.len() > 1 {
-            // Whoever was on the way to a socket that stops arrives first: the kernel resets who arrives in that very moment.
-            std::thread::sleep(ARRIVAL);
-        }
         if gate.behind() == Behind::Nobody {
             self.stop(Member::Engine)?;
         }
@@ -211,6 +207,10 @@ impl Sockets {
     fn stop(&mut self, which: Member) -> io::Result<()> {
         let Some(socket) = self.member(which) else { return Ok(()) };
         let inode = inode(socket)?;
+        if self.group.len() > 1 && self.group.contains(&inode) {
+            // Whoever was on the way to it arrives first. One who arrives in the very moment may be reset, as it seems.
+            std::thread::sleep(ARRIVAL);
+        }
         match shutdown(socket, Shutdown::Both) {
             // It did not listen.
             Ok(()) | Err(Errno::NOTCONN) => {}

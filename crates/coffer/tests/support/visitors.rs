@@ -57,8 +57,8 @@ pub(crate) struct Tally {
 impl Tally {
     /// Nobody was turned away and nobody was answered wrongly; cut was only whom the engine took along.
     pub(crate) fn assert_all_served(&self, when: &str) {
-        // The kernel resets whose handshake ends in the very moment in which a socket stops listening: about one in some tens of
-        // thousands of visits was seen. More than one at a time is a fault of ours.
+        // One reset in some tens of thousands of visits was seen, and is not explained yet: perhaps of one whose handshake ended in
+        // the very moment in which a socket stopped listening. It is to be none.
         let reset = (self.reset - self.cut).saturating_sub(1);
         let turned_away = (self.refused, reset, self.loading, self.wrong.len());
         assert_eq!(turned_away, (0, 0, 0, 0), "{when}: {self:?}");
