@@ -75,13 +75,19 @@ async fn a_read_does_not_wait_for_the_writer() {
     store.close().await;
 }
 
-#[tokio::test]
-async fn a_store_that_is_opened_again_has_everything_and_is_migrated_once() {
+/// A new store in a file, with one instance.
+async fn with_instance() -> (tempfile::TempDir, std::path::PathBuf, Fixture, Store) {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("coffer.db");
     let fixture = Fixture::serving();
     let store = Store::open(&path).await.expect("new store");
     suite::insert(&store, &fixture.instance).await;
+    (dir, path, fixture, store)
+}
+
+#[tokio::test]
+async fn a_store_that_is_opened_again_has_everything_and_is_migrated_once() {
+    let (_dir, path, fixture, store) = with_instance().await;
     store.close().await;
     let store = Store::open(&path).await.expect("the same store");
     let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
@@ -91,11 +97,7 @@ async fn a_store_that_is_opened_again_has_everything_and_is_migrated_once() {
 
 #[tokio::test]
 async fn an_address_from_before_ipv6_is_read_as_it_was_written() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let path = dir.path().join("coffer.db");
-    let fixture = Fixture::serving();
-    let store = Store::open(&path).await.expect("new store");
-    suite::insert(&store, &fixture.instance).await;
+    let (_dir, path, fixture, store) = with_instance().await;
     store.close().await;
 
     // The schema as it was, and what a coffer of that time has written into it.
@@ -116,11 +118,7 @@ async fn an_address_from_before_ipv6_is_read_as_it_was_written() {
 
 #[tokio::test]
 async fn operations_from_before_clients_were_counted_are_read() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let path = dir.path().join("coffer.db");
-    let fixture = Fixture::serving();
-    let store = Store::open(&path).await.expect("new store");
-    suite::insert(&store, &fixture.instance).await;
+    let (_dir, path, fixture, store) = with_instance().await;
     let operation = suite::open(&store, &fixture.instance, Kind::Upgrade).await;
     store.close().await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
