@@ -352,6 +352,17 @@ impl EngineHost {
         Ok(())
     }
 
+    /// Whether the engine ends by itself within `limit`, cleanly as far as anybody can know. One that was told to end hangs up
+    /// a little before it is gone.
+    pub(crate) async fn is_ending(&mut self, limit: Duration) -> bool {
+        let exit = tokio::time::timeout(limit, self.ended()).await;
+        let is_clean = matches!(exit, Ok(Some(Exit::Code(0) | Exit::Unknown)));
+        if is_clean {
+            self.forget();
+        }
+        is_clean
+    }
+
     /// Ends the engine without asking it. For an engine that no client has written to, or that does not end otherwise.
     pub(crate) async fn kill(&mut self) -> Result<(), Cause> {
         let Some(process) = self.process.as_ref() else { return Ok(()) };

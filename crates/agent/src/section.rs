@@ -24,6 +24,8 @@ use crate::tasks;
 
 /// How much of the time that writes wait has to be left when the old engine is told to end.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How long an engine that hangs up may take to be gone, if it does so because it was told to end.
+const ENDING: Duration = Duration::from_secs(1);
 /// How many times the expected gap connections may wait.
 const HOLD_FACTOR: u32 = 3;
 /// How many findings of a proof that failed are told in a sentence.
@@ -192,15 +194,13 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
         SectionStep::Quiesce => quiesce(sup, &section, live).await,
         SectionStep::Stop => {
             sup.state.wanted = false;
-            if sup.host.process().is_some() {
-                // Writes that go on by themselves would be acknowledged, and counted by nobody.
-                if live.waiting.as_ref().is_none_or(|(_, until)| Instant::now() + MARGIN > *until) {
-                    quiesce(sup, &section, live).await?;
+            match stop(sup, &section, live).await {
+                // An agent before this one, killed since, had told it to end already.
+                Err(cause) if sup.host.is_ending(ENDING).await => {
+                    Ok(format!("it was ending already: {}", cause.message))
                 }
-                let Some((client, _)) = live.waiting.take() else { return Ok(String::new()) };
-                sup.host.stop(&section.from, client).await?;
+                stopped => stopped.map(|()| String::new()),
             }
-            Ok(String::new())
         }
         SectionStep::Keep => {
             let bytes = blocking(&sup.host.paths, section.operation, PreImage::complete).await?;
@@ -321,6 +321,21 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
         journal.fingerprint = Some(quiesced.fingerprint);
     }
     Ok(detail)
+}
+
+/// Ends the old engine, unless it has ended.
+async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Result<(), Cause> {
+    if sup.host.process().is_none() {
+        return Ok(());
+    }
+    // Writes that go on by themselves would be acknowledged, and counted by nobody.
+    if live.waiting.as_ref().is_none_or(|(_, until)| Instant::now() + MARGIN > *until) {
+        quiesce(sup, section, live).await?;
+    }
+    match live.waiting.take() {
+        Some((client, _)) => sup.host.stop(&section.from, client).await,
+        None => Ok(()),
+    }
 }
 
 /// How long connections may wait: as configured, or longer where so much data has to be loaded that it would not do.

@@ -83,7 +83,7 @@ pub(crate) fn by_hand(dir: &Path, engines: &Engines, megabytes: usize, persisten
 
 /// Has Coffer upgrade an instance.
 pub(crate) fn by_coffer(
-    session: &mut Session,
+    session: &Session,
     engines: &Engines,
     megabytes: usize,
     persistence: Persistence,

@@ -39,20 +39,20 @@ impl Site {
 
 /// Measures all of it; upgrades with so many megabytes of data each.
 pub(crate) fn measure(bench: &Bench, sizes: &[usize]) -> Result<Vec<Row>> {
-    let mut with = Site::start(bench, "steered", "127.97.0.0/16")?;
-    let mut without = Site::start(bench, "own", "127.98.0.0/16")?;
-    let mut rows = at_rest(bench, &mut with.session, &mut without.session)?;
+    let with = Site::start(bench, "steered", "127.97.0.0/16")?;
+    let without = Site::start(bench, "own", "127.98.0.0/16")?;
+    let mut rows = at_rest(bench, &with.session, &without.session)?;
     for megabytes in sizes {
-        rows.push(upgraded(bench, &mut with.session, &mut without.session, *megabytes)?);
+        rows.push(upgraded(bench, &with.session, &without.session, *megabytes)?);
     }
     with.server.stop()?;
     without.server.stop()?;
     Ok(rows)
 }
 
-fn at_rest(bench: &Bench, with: &mut Session, without: &mut Session) -> Result<Vec<Row>> {
+fn at_rest(bench: &Bench, with: &Session, without: &Session) -> Result<Vec<Row>> {
     let (gated, bare) = (with.create(bench.engines.new_version, &[])?, without.create(bench.engines.new_version, &[])?);
-    for (instance, session, wanted) in [(&gated, &mut *with, "steered"), (&bare, &mut *without, "own")] {
+    for (instance, session, wanted) in [(&gated, with, "steered"), (&bare, without, "own")] {
         let level = session.gate_level(instance)?;
         if level != wanted {
             bail!("this host's gates are '{level}' instead of '{wanted}'; hint: coffer doctor");
@@ -101,7 +101,7 @@ fn rate(instance: &Instance, clients: u32, depth: u32, count: u32) -> Result<f64
     Ok(rate)
 }
 
-fn upgraded(bench: &Bench, with: &mut Session, without: &mut Session, megabytes: usize) -> Result<Row> {
+fn upgraded(bench: &Bench, with: &Session, without: &Session, megabytes: usize) -> Result<Row> {
     let size = if megabytes == 0 { "empty".to_owned() } else { format!("{megabytes} MB") };
     bench.say(&format!("clients of an upgrade: {size}"));
     let gated = visited(bench, with, megabytes)?;
@@ -122,7 +122,7 @@ fn upgraded(bench: &Bench, with: &mut Session, without: &mut Session, megabytes:
     })
 }
 
-fn visited(bench: &Bench, session: &mut Session, megabytes: usize) -> Result<Tally> {
+fn visited(bench: &Bench, session: &Session, megabytes: usize) -> Result<Tally> {
     let instance = session.create(bench.engines.old_version, &[("appendonly", "yes"), ("save", "")])?;
     let mut connection = Connection::open(instance.address, Some(&instance.password))?;
     load::fill(&mut connection, megabytes)?;

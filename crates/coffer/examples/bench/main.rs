@@ -109,21 +109,26 @@ fn main() -> Result<()> {
     let load_before = load_average();
     let dir = scratch_directory()?;
     end_on_signals(dir.path().to_owned())?;
-    let outcome = run(&arguments, dir.path());
+    let mut rows = Vec::new();
+    let outcome = run(&arguments, dir.path(), &mut rows);
     // After a run that went well this finds nothing.
     process::end_all_of(dir.path());
     dir.close()?;
-    let (mut machine, rows) = outcome?;
+    let mut machine = match &outcome {
+        Ok(machine) => machine.clone(),
+        Err(_) => json!({"measured": "not all of it; the error is below"}),
+    };
     machine["load_average_before"] = json!(load_before);
     machine["load_average_after"] = json!(load_average());
     match arguments.output {
         Format::Table => report::print_table(&machine, &rows, &mut io::stdout())?,
         Format::Json => report::print_json(&machine, &rows, &mut io::stdout())?,
     }
-    Ok(())
+    outcome.map(drop)
 }
 
-fn run(arguments: &Arguments, dir: &Path) -> Result<(Value, Vec<report::Row>)> {
+/// Measures what is wanted, and describes the machine. What was measured is told also when the rest fails.
+fn run(arguments: &Arguments, dir: &Path, rows: &mut Vec<report::Row>) -> Result<Value> {
     let began = Instant::now();
     fs_err::create_dir_all(&arguments.store)?;
     let store = fs_err::canonicalize(&arguments.store)?;
@@ -140,7 +145,6 @@ fn run(arguments: &Arguments, dir: &Path) -> Result<(Value, Vec<report::Row>)> {
     let usual = if arguments.quick { vec![0, 100] } else { vec![0, 100, 1000] };
     let sizes = arguments.sizes.clone().unwrap_or(usual);
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
-    let mut rows = Vec::new();
     if wanted(Part::Control) {
         rows.extend(control::measure(&bench)?);
     }
@@ -150,13 +154,12 @@ fn run(arguments: &Arguments, dir: &Path) -> Result<(Value, Vec<report::Row>)> {
     if wanted(Part::Gate) {
         rows.extend(gate::measure(&bench, &sizes)?);
     }
-    let machine = json!({
+    Ok(json!({
         "processors": std::thread::available_parallelism()?.get(),
         "kernel": fs_err::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         "engines": format!("redis {} to {}", bench.engines.old.number, bench.engines.new.number),
         "seconds": began.elapsed().as_secs(),
-    });
-    Ok((machine, rows))
+    }))
 }
 
 /// The binary that was built together with this program.

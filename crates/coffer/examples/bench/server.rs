@@ -24,9 +24,9 @@ pub(crate) struct Server {
     pub address: SocketAddr,
 }
 
-/// Somebody who is logged in, and their connection.
+/// Somebody who is logged in. Each request has a connection of its own: minutes are between some of them.
 pub(crate) struct Session {
-    http: Http,
+    address: SocketAddr,
     token: String,
     project: String,
 }
@@ -120,7 +120,7 @@ impl Server {
         let token = token.with_context(|| format!("no token, but {status}"))?;
         let answer: Value = serde_json::from_slice(http.body())?;
         let project = text(&answer["token"]["project"]["id"])?;
-        Ok(Session { http, token, project })
+        Ok(Session { address: self.address, token, project })
     }
 }
 
@@ -142,7 +142,7 @@ impl Session {
         request(method, &format!("/v1.0/{}{path}", self.project), Some(&self.token), body)
     }
 
-    fn ask(&mut self, method: &str, path: &str, body: &str) -> Result<Value> {
+    fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value> {
         let (status, answer) = self.try_ask(method, path, body)?;
         if !(200..300).contains(&status) {
             bail!("{method} {path}: {status} {answer}");
@@ -150,14 +150,15 @@ impl Session {
         Ok(answer)
     }
 
-    fn try_ask(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
+    fn try_ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
         let request = self.request(method, path, body);
-        let status = self.http.send(&request)?;
-        Ok((status, serde_json::from_slice(self.http.body()).unwrap_or_default()))
+        let mut http = Http::open(self.address)?;
+        let status = http.send(&request)?;
+        Ok((status, serde_json::from_slice(http.body()).unwrap_or_default()))
     }
 
     /// Creates an instance and waits until it serves.
-    pub(crate) fn create(&mut self, version: &str, settings: &[(&str, &str)]) -> Result<Instance> {
+    pub(crate) fn create(&self, version: &str, settings: &[(&str, &str)]) -> Result<Instance> {
         let settings: serde_json::Map<_, _> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         // Four GiB of memory and two processors hold the largest of what is measured.
@@ -175,19 +176,19 @@ impl Session {
     }
 
     /// How far the gate of an instance goes.
-    pub(crate) fn gate_level(&mut self, instance: &Instance) -> Result<String> {
+    pub(crate) fn gate_level(&self, instance: &Instance) -> Result<String> {
         let shown = self.ask("GET", &format!("/instances/{}", instance.id), "")?;
         text(&shown["instance"]["gate"]["level"])
     }
 
     /// Begins an upgrade.
-    pub(crate) fn upgrade(&mut self, instance: &Instance, version: &str) -> Result<()> {
+    pub(crate) fn upgrade(&self, instance: &Instance, version: &str) -> Result<()> {
         let body = json!({"instance": {"datastore_version": version}});
         self.ask("PATCH", &format!("/instances/{}", instance.id), &body.to_string()).map(drop)
     }
 
     /// Deletes an instance and waits until it is gone.
-    pub(crate) fn delete(&mut self, instance: &Instance) -> Result<()> {
+    pub(crate) fn delete(&self, instance: &Instance) -> Result<()> {
         self.ask("DELETE", &format!("/instances/{}", instance.id), "")?;
         let deadline = Instant::now() + PATIENCE;
         while self.try_ask("GET", &format!("/instances/{}", instance.id), "")?.0 != 404 {
@@ -200,7 +201,7 @@ impl Session {
     }
 
     /// Waits until the newest operation of an instance is over, and gives it. One that failed is an error.
-    pub(crate) fn wait_until_over(&mut self, id: &str) -> Result<Value> {
+    pub(crate) fn wait_until_over(&self, id: &str) -> Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.ask("GET", &format!("/instances/{id}/operations"), "")?;

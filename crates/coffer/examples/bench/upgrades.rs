@@ -18,7 +18,7 @@ const ALLOWANCE_MS: f64 = 50.0;
 pub(crate) fn measure(bench: &Bench, sizes: &[usize]) -> Result<Vec<Row>> {
     let data = new_data(bench, "upgrades")?;
     let (server, _) = Server::start(&bench.program, &data)?;
-    let mut session = server.login(&data)?;
+    let session = server.login(&data)?;
     bench.say("memory of an agent");
     let instance = session.create(bench.engines.old_version, &[])?;
     let agent = agent_of(&data, &instance)?;
@@ -29,14 +29,14 @@ pub(crate) fn measure(bench: &Bench, sizes: &[usize]) -> Result<Vec<Row>> {
     session.delete(&instance)?;
     for persistence in Persistence::ALL {
         for megabytes in sizes {
-            rows.push(gap(bench, &mut session, *megabytes, persistence)?);
+            rows.push(gap(bench, &session, *megabytes, persistence)?);
         }
     }
     server.stop()?;
     Ok(rows)
 }
 
-fn gap(bench: &Bench, session: &mut Session, megabytes: usize, persistence: Persistence) -> Result<Row> {
+fn gap(bench: &Bench, session: &Session, megabytes: usize, persistence: Persistence) -> Result<Row> {
     let times = match (megabytes, bench.quick) {
         (0, false) => 7,
         (0, true) | (1..300, false) => 3,
