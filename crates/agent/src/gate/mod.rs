@@ -29,6 +29,7 @@
 //!
 //! Below that are two more levels ([`Level`]), for hosts that allow less; [`find`] finds out which works.
 
+mod diag;
 mod drain;
 mod engine;
 mod filter;
