@@ -296,6 +296,7 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
     if section.plan.steps.contains(&SectionStep::Keep) {
         blocking(&sup.host.paths, section.operation, PreImage::copy_ahead).await?;
     }
+    redis::warm(&sup.host.paths).await;
     Ok(String::new())
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use coffer_core::engine::redis::config::{AOF, AOF_DIR, RDB};
+use rustix::fs::OFlags;
 
 /// How an engine changes a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,42 @@ pub(super) fn to_load(data: &Path, multi_part: bool) -> OnDisk {
     }
 }
 
+/// Reads the append-only file into memory, while the old engine serves, so that the next one need not wait for the disk: engines
+/// since 7.2 put what they write anew out of the kernel's cache. Not where there is no memory for all of it. Gives the bytes that
+/// were read. Blocks.
+pub(super) fn warm(data: &Path) -> io::Result<u64> {
+    let is_loaded = |file: &File| file.path.starts_with(AOF_DIR) || name(&file.path) == AOF;
+    let files: Vec<_> = files(data)?.into_iter().filter(is_loaded).collect();
+    if files.iter().map(|file| file.size).sum::<u64>() > free_memory() {
+        return Ok(0);
+    }
+    let mut read = 0;
+    for file in files {
+        match open(&data.join(&file.path), OFlags::RDONLY) {
+            Ok(mut file) => read += io::copy(&mut file, &mut io::sink())?,
+            // The engine has replaced it since.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(read)
+}
+
+/// Bytes that can be used without swapping, as the kernel estimates (`MemAvailable`).
+fn free_memory() -> u64 {
+    let table = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// Never through a symbolic link: the directory is the engine's.
+pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<std::fs::File> {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let file = rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
+    Ok(file.into())
+}
+
 /// Removes what [`to_load`] calls append-only. From the first act on it is no longer there as a whole.
 pub(super) fn forget_append_only(data: &Path) -> io::Result<()> {
     let gone = data.join("temp-forgotten-appendonlydir");
@@ -127,5 +164,40 @@ pub(super) fn ensure_absent(path: &Path) -> io::Result<()> {
     match removed {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use rustix::fs::{Advice, fadvise};
+    use rustix::io::ReadWriteFlags;
+
+    use super::*;
+
+    /// How much of the file is in memory, from its beginning on.
+    fn resident(file: &std::fs::File, size: usize) -> usize {
+        let mut buffer = vec![0; size];
+        let into = &mut [io::IoSliceMut::new(&mut buffer)];
+        rustix::io::preadv2(file.as_fd(), into, 0, ReadWriteFlags::NOWAIT).unwrap_or(0)
+    }
+
+    #[test]
+    fn what_the_next_engine_loads_is_in_memory_beforehand() {
+        const SIZE: usize = 1 << 20;
+        // On a disk: what is in memory anyway can't be put out of it.
+        let data = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let dir = data.path().join(AOF_DIR);
+        fs_err::create_dir(&dir).expect("a directory");
+        let base = dir.join(format!("{AOF}.1.base.rdb"));
+        fs_err::write(&base, vec![1; SIZE]).expect("a file");
+        fs_err::write(data.path().join(RDB), vec![1; SIZE]).expect("a file");
+        let file = open(&base, OFlags::RDONLY).expect("the file");
+        file.sync_all().expect("on the disk");
+        fadvise(&file, 0, None, Advice::DontNeed).expect("out of memory");
+        assert_eq!(resident(&file, SIZE), 0, "this disk is memory: the test shows nothing");
+        assert_eq!(warm(data.path()).expect("read"), SIZE as u64);
+        assert_eq!(resident(&file, SIZE), SIZE);
     }
 }

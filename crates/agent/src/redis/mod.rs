@@ -93,6 +93,17 @@ pub struct Temporary {
     pub sample: Vec<SampleKey>,
 }
 
+/// Has what the next engine loads in memory, as far as there is memory. While the old one serves; see [`disk::warm`].
+pub(crate) async fn warm(paths: &Paths) {
+    let data = paths.data.clone();
+    match tokio::task::spawn_blocking(move || disk::warm(&data)).await {
+        Ok(Ok(bytes)) => tracing::info!(bytes, "read ahead"),
+        // It only takes longer then.
+        Ok(Err(error)) => tracing::warn!(%error, "read ahead"),
+        Err(error) => tracing::warn!(%error, "read ahead"),
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {

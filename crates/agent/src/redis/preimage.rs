@@ -18,7 +18,7 @@ use coffer_core::id::OperationId;
 use rustix::fs::{CWD, Gid, OFlags, RenameFlags, Uid, renameat_with};
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, File, Kind, ensure_absent};
+use super::disk::{self, File, Kind, ensure_absent, open};
 use super::{Error, Paths};
 
 /// What a plain copy does a second, for estimates: what a slow disk does.
@@ -268,11 +268,4 @@ fn ensure_copy(from: &Path, to: &Path) -> io::Result<()> {
 fn marker(copy: &Path) -> PathBuf {
     let name = copy.file_name().unwrap_or_default().to_string_lossy();
     copy.with_file_name(format!("temp-of-{name}"))
-}
-
-/// Never through a symbolic link: the directory is the engine's.
-fn open(path: &Path, flags: OFlags) -> io::Result<std::fs::File> {
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    let file = rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
-    Ok(file.into())
 }
