@@ -1,16 +1,19 @@
 //! The port that never closes: a client comes every millisecond, and whatever happens to engine, agent and keeper, nobody is
 //! refused, nobody is cut, nobody sees an engine that loads, and nobody gets a wrong answer.
 //!
-//! `COFFER_ROUNDS` says how often each thing is done; 2 unless given.
+//! `COFFER_ROUNDS` says how often each thing is done, 2 unless given; `COFFER_MEGABYTES` how much the upgraded hold, none unless
+//! given.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::faulty::{self, Mood};
+use support::load;
+use support::resp::Connection;
 use support::strike::{Moment, STEPS, strike};
 use support::visitors::{Tally, Visitors};
 use support::world::{Instance, World, kill, wait_for};
@@ -21,7 +24,18 @@ const SOME: u64 = 100;
 const FAULTY: &str = "8.2.9";
 
 fn rounds() -> usize {
-    std::env::var("COFFER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2)
+    given("COFFER_ROUNDS").unwrap_or(2)
+}
+
+fn given(variable: &str) -> Option<usize> {
+    Some(std::env::var(variable).ok()?.parse().expect("a number"))
+}
+
+/// Fills it with as much as was asked for.
+fn fill(world: &World, instance: &Instance) {
+    let mut connection = world.redis(instance);
+    load::fill(&mut connection, given("COFFER_MEGABYTES").unwrap_or(0)).unwrap();
+    load::wait_for_rest(&mut connection).unwrap();
 }
 
 fn told(level: &str, what: &str, tally: &Tally) {
@@ -53,8 +67,9 @@ fn nobody_is_turned_away_over_upgrades_and_restarts() {
     for round in 0..rounds() {
         for ladder in [&["6.0.16", "7.0.15", "8.0"][..], &["valkey/8.1", "valkey/9.1"]] {
             let name = format!("visited-{round}-{}", ladder.len());
-            let instance = world.create(&name, ladder[0], &[]);
+            let instance = world.create_of(["4", "10"], &name, ladder[0], &[]);
             check_level(&world, &instance, "steered");
+            fill(&world, &instance);
             for pair in ladder.windows(2) {
                 let tally = visited(&instance, || {
                     world.coffer(["instance", "upgrade", &name, pair[1], "--wait"]).ok();
@@ -202,6 +217,32 @@ fn nobody_is_turned_away_when_agent_or_keeper_is_killed_in_the_middle_of_an_upgr
             }
         }
     }
+}
+
+#[test]
+fn who_waits_for_an_engine_that_does_not_come_is_told_so_in_time() {
+    const HOLD: Duration = Duration::from_secs(2);
+    let Some(world) = World::start_with("", &format!("hold_seconds = {}\n", HOLD.as_secs())) else { return };
+    let instance = world.create("crashes", "8.0", &[("appendonly", "yes")]);
+    let manifest = world.volume(&instance.id).join("data/appendonlydir/appendonly.aof.manifest");
+    let sound = fs_err::read(&manifest).unwrap();
+    let visitors = Visitors::start(instance.address, &instance.password);
+    visitors.wait_for_more(SOME);
+    fs_err::write(&manifest, "an engine ends at once that is to read this").unwrap();
+    kill_and_wait(world.engine_pid(&instance.id).unwrap());
+    wait_for("the gate to refuse", || gate(&world, &instance).1 == "refusing");
+    let came = Instant::now();
+    assert!(Connection::open(instance.address, Some(&instance.password)).is_err());
+    assert!(came.elapsed() < HOLD, "it was told only after {:?}", came.elapsed());
+    wait_for("the event", || world.events(&instance.id).iter().any(|id| id == "gate.changed"));
+    fs_err::write(&manifest, sound).unwrap();
+    wait_for("the gate to be open", || gate(&world, &instance).1 == "open");
+    visitors.wait_for_more(SOME);
+    let tally = visitors.stop(&[]);
+    told("steered", "an engine that does not come for a while", &tally);
+    assert!(tally.loading == 0 && tally.wrong.is_empty(), "{tally:?}");
+    // Whoever was the first to wait has waited as long as was said, and some time for this machine.
+    assert!(tally.longest_in_vain < HOLD + Duration::from_secs(5), "{tally:?}");
 }
 
 #[test]

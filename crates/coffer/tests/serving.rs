@@ -42,7 +42,7 @@ fn clients_notice_nothing_while_coffer_and_agents_are_stopped_killed_and_started
     kill(agent);
     wait_for("another agent", || world.agent_pid(&instance.id).is_some_and(|pid| pid != agent));
     check_found(&world, &instance);
-    wait_for("the event", || events(&world, &instance).contains(&"agent.died".to_owned()));
+    wait_for("the event", || world.events(&instance.id).contains(&"agent.died".to_owned()));
     writers.wait_for_more(SOME);
 
     world.kill_server();
@@ -108,7 +108,7 @@ fn an_engine_that_dies_is_started_again_with_what_it_promised_to_keep() {
         wait_until_open(&instance);
         before.assert_same(&contents::read(instance.address, &instance.password), "killed");
     }
-    wait_for("the events", || events(&world, &instance).iter().filter(|id| *id == "engine.died").count() == 2);
+    wait_for("the events", || world.events(&instance.id).iter().filter(|id| *id == "engine.died").count() == 2);
     wait_for("it to be healthy", || world.show(&instance.id)["operating_status"] == "HEALTHY");
 }
 
@@ -201,12 +201,4 @@ fn wait_until_open(instance: &Instance) {
         let connection = support::resp::Connection::open(instance.address, Some(&instance.password));
         connection.is_ok_and(|mut connection| connection.ask(&["PING"]).is_ok())
     });
-}
-
-/// The ids of what happened to the instance by itself.
-fn events(world: &World, instance: &Instance) -> Vec<String> {
-    let answer = world.ask("demo", "GET", &format!("/instances/{}/events", instance.id), &Value::Null);
-    let events = answer.json();
-    let ids = events["events"].as_array().expect("events").iter().map(|event| event["id"].as_str().unwrap_or_default());
-    ids.map(str::to_owned).collect()
 }

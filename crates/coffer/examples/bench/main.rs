@@ -14,6 +14,7 @@ mod estate;
 mod gap;
 mod gate;
 mod http;
+#[path = "../../tests/support/load.rs"]
 mod load;
 mod probe;
 mod process;

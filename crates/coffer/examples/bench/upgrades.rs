@@ -38,8 +38,8 @@ pub(crate) fn measure(bench: &Bench, sizes: &[usize]) -> Result<Vec<Row>> {
 
 fn gap(bench: &Bench, session: &Session, megabytes: usize, persistence: Persistence) -> Result<Row> {
     let times = match (megabytes, bench.quick) {
-        (0, false) => 7,
-        (0, true) | (1..300, false) => 3,
+        (0..300, false) => 7,
+        (0, true) | (_, false) => 3,
         _ => 1,
     };
     let (mut bare, mut coffer) = (Vec::new(), Vec::new());

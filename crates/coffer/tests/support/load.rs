@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::resp::{Connection, Reply};
+use super::resp::{Connection, Reply};
 
 /// How many bytes one value has.
 const VALUE: usize = 1000;

@@ -4,6 +4,7 @@ pub(crate) mod contents;
 pub(crate) mod dataset;
 pub(crate) mod faulty;
 pub(crate) mod http;
+pub(crate) mod load;
 pub(crate) mod resp;
 pub(crate) mod strike;
 pub(crate) mod unharmed;

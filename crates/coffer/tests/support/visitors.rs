@@ -53,7 +53,10 @@ pub(crate) struct Tally {
     pub(crate) stray: Vec<String>,
     pub(crate) loading: usize,
     pub(crate) wrong: Vec<String>,
+    /// Of those who were served.
     pub(crate) longest_wait: Duration,
+    /// Of those who were not.
+    pub(crate) longest_in_vain: Duration,
 }
 
 impl Tally {
@@ -124,8 +127,13 @@ impl Visitors {
         let visits = self.thread.join().expect("visitors");
         let mut tally = Tally { visits: visits.len(), ..Tally::default() };
         for visit in visits {
+            let longest = match visit.end {
+                End::Served => &mut tally.longest_wait,
+                _ => &mut tally.longest_in_vain,
+            };
+            *longest = visit.took.max(*longest);
             match visit.end {
-                End::Served => tally.longest_wait = tally.longest_wait.max(visit.took),
+                End::Served => {}
                 End::Refused => tally.refused += 1,
                 End::Reset(how) => {
                     tally.reset += 1;

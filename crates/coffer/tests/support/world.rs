@@ -286,8 +286,20 @@ impl World {
     /// Creates a small instance of `demo` and waits until it serves. `version` may be `valkey/8.1.1`.
     #[track_caller]
     pub(crate) fn create(&self, name: &str, version: &str, settings: &[(&str, &str)]) -> Instance {
+        self.create_of(["1", "1"], name, version, settings)
+    }
+
+    /// The same of this flavor and size in GiB.
+    #[track_caller]
+    pub(crate) fn create_of(
+        &self,
+        [flavor, size]: [&str; 2],
+        name: &str,
+        version: &str,
+        settings: &[(&str, &str)],
+    ) -> Instance {
         let (datastore, version) = version.split_once('/').unwrap_or(("redis", version));
-        let mut line = vec!["instance", "create", name, "--flavor", "1", "--size", "1", "--wait", "-o", "json"];
+        let mut line = vec!["instance", "create", name, "--flavor", flavor, "--size", size, "--wait", "-o", "json"];
         line.extend(["--datastore", datastore, "--datastore-version", version]);
         let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         line.extend(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
@@ -303,6 +315,14 @@ impl World {
         let answer = self.ask("demo", "GET", &format!("/instances/{id}"), &Value::Null);
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()["instance"].take()
+    }
+
+    /// The ids of what happened to the instance by itself.
+    #[track_caller]
+    pub(crate) fn events(&self, id: &str) -> Vec<String> {
+        let answer = self.ask("demo", "GET", &format!("/instances/{id}/events"), &Value::Null);
+        let events = answer.json();
+        events["events"].as_array().expect("events").iter().map(|event| text(&event["id"])).collect()
     }
 
     /// The operations of the instance, the newest first.
