@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::datastore::Version;
-use crate::engine;
+use crate::engine::{self, Policy};
 use crate::finding::{Finding, refuses};
 use crate::flavor::Flavor;
 use crate::id::{Generation, OperationId};
@@ -194,7 +194,7 @@ pub fn plan_upgrade(snapshot: &Snapshot<'_>, to: &Version) -> Result<Planned, Re
         findings.push(inactive(to, snapshot.catalogue));
     }
     findings.extend(engine::check_path(from, to, snapshot.catalogue));
-    let settings = engine::change_settings(from, to, &snapshot.instance.settings);
+    let settings = engine::change_settings(from, to, &snapshot.instance.settings, Policy::default());
     findings.extend(settings.findings());
     refuse(&findings)?;
 
@@ -215,7 +215,7 @@ pub fn plan_upgrade(snapshot: &Snapshot<'_>, to: &Version) -> Result<Planned, Re
 
 /// The task that looks at an upgrade without doing it, for `--dry-run`.
 pub fn check_task(snapshot: &Snapshot<'_>, to: &Version) -> Task {
-    let settings = engine::change_settings(snapshot.version, to, &snapshot.instance.settings);
+    let settings = engine::change_settings(snapshot.version, to, &snapshot.instance.settings, Policy::default());
     Task::Check { to: target_spec(snapshot, to, settings.after()), try_target: true }
 }
 

@@ -93,6 +93,7 @@ fn fate(fate: &Fate) -> String {
             format!("translated       {name} = {value}  ->  {to_name} = {to_value}: {reason}")
         }
         Fate::Dropped { name, value, reason } => format!("dropped          {name} = {value}: {reason}"),
+        Fate::Pinned { name, value, reason } => format!("pinned           {name} = {value}: {reason}"),
         Fate::DefaultChanged { name, before, after, reason } => {
             format!("default changed  {name}: {before}  ->  {after}: {reason}")
         }
@@ -143,6 +144,7 @@ mod tests {
             "settings": [
                 {"fate": "kept", "name": "maxmemory-policy", "value": "allkeys-lru"},
                 {"fate": "dropped", "name": "gopher-enabled", "value": "no", "reason": "gone in 7.0"},
+                {"fate": "pinned", "name": "character_set_server", "value": "latin1", "reason": "was the default"},
                 {"fate": "default_changed", "name": "repl-diskless-sync", "before": "no", "after": "yes", "reason": "7.0"}],
             "image": {"digest": "sha256:ab", "number": "8.0.2", "source": "debian trixie"},
             "preview": {"preimage_method": "hard link of dump.rdb", "preimage_bytes": 12_345_678, "preimage_millis": 3,
@@ -168,6 +170,7 @@ Done beforehand, while the old engine serves
 Configuration
   kept             maxmemory-policy = allkeys-lru
   dropped          gopher-enabled = no: gone in 7.0
+  pinned           character_set_server = latin1: was the default
   default changed  repl-diskless-sync: no  ->  yes: 7.0
 
 Findings

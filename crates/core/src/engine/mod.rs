@@ -2,6 +2,7 @@
 //! and what its checks look at. All of it pure; agents supply the facts.
 
 pub mod redis;
+pub mod sql;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +20,23 @@ pub enum Fate {
     Translated { name: String, value: String, to_name: String, to_value: String, reason: String },
     /// The target does not know it, and nothing takes its place.
     Dropped { name: String, value: String, reason: String },
+    /// Nobody set it, and it is set from now on to what the default was, because the target's would change what clients see.
+    Pinned { name: String, value: String, reason: String },
     /// Nobody set it, and the target's default is another one than before.
     DefaultChanged { name: String, before: String, after: String, reason: String },
     /// The target would refuse it, and leaving it out would change what the tenant asked for.
     Refused { name: String, value: String, reason: String },
+}
+
+/// What to do about a default that changes and that clients would feel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Keep what was so: the old default is set from now on.
+    #[default]
+    Preserve,
+    /// Take what the target does.
+    Adopt,
 }
 
 /// What becomes of all settings at an upgrade.
@@ -36,7 +50,7 @@ impl SettingsChange {
         self.0
             .iter()
             .filter_map(|fate| match fate {
-                Fate::Kept { name, value } => Some((name.clone(), value.clone())),
+                Fate::Kept { name, value } | Fate::Pinned { name, value, .. } => Some((name.clone(), value.clone())),
                 Fate::Translated { to_name, to_value, .. } => Some((to_name.clone(), to_value.clone())),
                 Fate::Dropped { .. } | Fate::DefaultChanged { .. } | Fate::Refused { .. } => None,
             })
@@ -57,7 +71,7 @@ impl SettingsChange {
                 Fate::Dropped { name, reason, .. } => {
                     Some(Finding::warning("settings.dropped", format!("setting {name}"), reason.clone(), ""))
                 }
-                Fate::Kept { .. } | Fate::Translated { .. } | Fate::DefaultChanged { .. } => None,
+                Fate::Kept { .. } | Fate::Translated { .. } | Fate::Pinned { .. } | Fate::DefaultChanged { .. } => None,
             })
             .collect()
     }
@@ -71,11 +85,11 @@ pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Fi
     }
 }
 
-/// What becomes of `settings` on the way from `from` to `to`.
-pub fn change_settings(from: &Version, to: &Version, settings: &Settings) -> SettingsChange {
+/// What becomes of `settings` on the way from `from` to `to`. Redis has no default that would have to be pinned.
+pub fn change_settings(from: &Version, to: &Version, settings: &Settings, policy: Policy) -> SettingsChange {
     match from.datastore {
         Datastore::Redis | Datastore::Valkey => redis::settings::change(from, to, settings),
-        Datastore::Mysql | Datastore::Mariadb => SettingsChange::default(),
+        Datastore::Mysql | Datastore::Mariadb => sql::settings::change(from, to, settings, policy),
     }
 }
 
@@ -83,7 +97,7 @@ pub fn change_settings(from: &Version, to: &Version, settings: &Settings) -> Set
 pub fn check_settings(version: &Version, settings: &Settings) -> Vec<Finding> {
     match version.datastore {
         Datastore::Redis | Datastore::Valkey => redis::settings::check(version, settings),
-        Datastore::Mysql | Datastore::Mariadb => vec![unsupported(version)],
+        Datastore::Mysql | Datastore::Mariadb => sql::settings::check(version, settings),
     }
 }
 

@@ -138,6 +138,7 @@ fn name_after(fate: &Fate) -> &str {
     match fate {
         Fate::Translated { to_name, .. } => to_name,
         Fate::Kept { name, .. }
+        | Fate::Pinned { name, .. }
         | Fate::Dropped { name, .. }
         | Fate::DefaultChanged { name, .. }
         | Fate::Refused { name, .. } => name,
@@ -245,6 +246,7 @@ mod tests {
                 Fate::Kept { .. } => "kept",
                 Fate::Dropped { .. } => "dropped",
                 Fate::Refused { .. } => "refused",
+                Fate::Pinned { .. } => "pinned",
                 Fate::DefaultChanged { .. } => "default changed",
                 Fate::Translated { to_name, .. } => to_name,
             };
