@@ -63,6 +63,7 @@ pub(super) const OWNED_PREFIXES: &[&str] = &["admin_address", "admin_port", "mys
 
 /// Two names of one setting, the older first. The newer is used where the target has both.
 pub(super) const RENAMED: &[(&str, &str)] = &[
+    ("innodb_stats_sample_pages", "innodb_stats_transient_sample_pages"),
     ("old_alter_table", "alter_algorithm"),
     ("storage_engine", "default_storage_engine"),
     ("tx_isolation", "transaction_isolation"),
@@ -82,7 +83,7 @@ pub(super) enum Answer {
 
 use Answer::{Becomes, Goes};
 
-/// By name, what to do where the target does not have it, and why. The first answer that the target has is taken.
+/// By name, what to do where the target does not have it or no value of this type, and why. The first answer that the target has is taken.
 pub(super) const ANSWERS: &[(&str, Answer, &str)] = &[
     ("avoid_temporal_upgrade", Goes, "times are always stored in the newer format"),
     ("binlog_transaction_dependency_tracking", Goes, "dependencies are always tracked by the rows that were written"),
@@ -114,6 +115,11 @@ pub(super) const ANSWERS: &[(&str, Answer, &str)] = &[
         }),
         "the redo log is one size: innodb_log_file_size times innodb_log_files_in_group",
     ),
+    (
+        "innodb_locks_unsafe_for_binlog",
+        Goes,
+        "transactions that are READ COMMITTED lock in that way, and each may choose to be",
+    ),
     ("innodb_support_xa", Goes, "two-phase commit is always on"),
     ("innodb_undo_tablespaces", Goes, "there are two, and more are made by CREATE UNDO TABLESPACE"),
     ("log_bin_use_v1_row_events", Goes, "only MySQL before 5.6 read that format"),
@@ -126,6 +132,11 @@ pub(super) const ANSWERS: &[(&str, Answer, &str)] = &[
     ("max_tmp_tables", Goes, "it had no effect"),
     ("mysql_native_password", Goes, "there is no mysql_native_password any more: give its users another plugin first"),
     ("old_passwords", Goes, "there are no old passwords any more"),
+    (
+        "optimizer_adjust_secondary_key_costs",
+        Goes,
+        "it was a list of corrections, which are part of how costs are reckoned now",
+    ),
     ("profiling", Goes, "it is a choice of each session"),
     ("query_cache_limit", Goes, "there is no query cache any more"),
     ("query_cache_min_res_unit", Goes, "there is no query cache any more"),

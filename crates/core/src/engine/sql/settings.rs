@@ -47,7 +47,11 @@ impl Way<'_> {
             return Fate::Dropped { reason: format!("{to} takes no part of it any more"), name, value };
         };
         if let Some(why) = self.new.get(to_name).and_then(|parameter| wrong_value(parameter, &to_value)) {
-            return Fate::Refused { reason: format!("{to} does not take '{value}': {why}"), name, value };
+            let gone = ANSWERS.iter().find(|(n, answer, _)| *n == name && matches!(answer, Answer::Goes));
+            return match gone {
+                Some((_, _, reason)) => Fate::Dropped { name, value, reason: (*reason).to_owned() },
+                None => Fate::Refused { reason: format!("{to} does not take '{value}': {why}"), name, value },
+            };
         }
         if to_name == name && to_value == value {
             return Fate::Kept { name, value };
