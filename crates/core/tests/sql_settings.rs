@@ -82,7 +82,7 @@ fn every_removed_setting_goes_to_every_newer_engine_without_a_person() {
             }
         }
     }
-    assert!(tried > 250, "{tried} settings tried");
+    assert!(tried > 200, "{tried} settings tried");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_default_that_changes_is_told_with_what_differs() {
     assert_eq!(changed("innodb_undo_tablespaces"), None, "somebody chose it");
     assert_eq!(changed("lc_messages_dir"), None, "it is coffer's");
     let (before, after) = changed("optimizer_switch").expect("another default");
-    assert_eq!(before, "engine_condition_pushdown=off");
+    assert_eq!(before, "engine_condition_pushdown=off,hash_join_cardinality=off,cset_narrowing=off");
     assert!(after.contains("cset_narrowing=on") && !after.contains("index_merge"), "{after}");
 }
 

@@ -198,6 +198,7 @@ pub(super) const REASONS: &[(&str, &str)] = &[
         "a transaction that changes a row changed meanwhile by another fails with error 1020",
     ),
     ("innodb_undo_tablespaces", "it counts for new data directories; the one that is there stays as it is"),
+    ("ssl", "TLS is offered to clients that ask for it"),
     ("old_mode", "it says what was so before there was the mode: utf8 means utf8mb3"),
 ];
 

@@ -59,7 +59,7 @@ impl Way<'_> {
         let reason = if to_value == value {
             format!("{to} calls it {to_name}")
         } else {
-            format!("this is what {to} takes of '{value}'")
+            self.other_value(to_name, &value, &to_value)
         };
         Fate::Translated { name, value, to_name: to_name.to_owned(), to_value, reason }
     }
@@ -110,6 +110,18 @@ impl Way<'_> {
             _ => value,
         };
         Some(clamp(parameter, self.keep_utf8(name, value)))
+    }
+
+    /// Why the value is another one.
+    fn other_value(&self, name: &str, before: &str, after: &str) -> String {
+        let (to, kind) = (self.to.label(), self.new.get(name).map(|parameter| &parameter.kind));
+        let (lost, added) = only_differences(before, after);
+        match kind {
+            Some(Kind::Integer { .. } | Kind::Float { .. }) => format!("{to} takes {}", kind.unwrap_or(&Kind::Text)),
+            Some(Kind::Set(_) | Kind::Flags(_)) if !lost.is_empty() => format!("{to} has no {lost}"),
+            Some(Kind::Set(_) | Kind::Flags(_)) => format!("{added} says what was always so before"),
+            _ => format!("{to} does not take '{before}'"),
+        }
     }
 
     /// `utf8` meant three bytes before there was a mode that says so, and where modes are chosen, it has to be said.
@@ -174,18 +186,18 @@ impl Way<'_> {
                 .iter()
                 .find(|(n, _)| *n == name)
                 .map_or_else(|| format!("{} has another default", self.to.label()), |(_, reason)| (*reason).to_owned());
-            let (before, after) = only_differences(old.default, new.default);
+            let (mut before, mut after) = (old.default.to_owned(), new.default.to_owned());
+            if matches!(new.kind, Kind::Flags(_)) {
+                (before, after) = only_differences(&before, &after);
+            }
             fates.push(Fate::DefaultChanged { name: name.to_owned(), before, after, reason });
         }
         fates
     }
 }
 
-/// Of two lists with commas, what only one of them has; other values as they are.
+/// Of two lists with commas, what only one of them has.
 fn only_differences(before: &str, after: &str) -> (String, String) {
-    if before.split(',').count() < 6 || after.split(',').count() < 6 {
-        return (before.to_owned(), after.to_owned());
-    }
     let without = |a: &str, b: &str| {
         let other: Vec<_> = b.split(',').collect();
         a.split(',').filter(|word| !other.contains(word)).collect::<Vec<_>>().join(",")
