@@ -1,6 +1,8 @@
 //! Settings of MariaDB and MySQL at upgrades, as tenants meet them.
 
 use coffer_core::datastore::Version;
+use coffer_core::engine::sql::parameters::{self, Kind};
+use coffer_core::engine::sql::settings::is_owned;
 use coffer_core::engine::{Fate, Policy, SettingsChange, change_settings, check_settings};
 use coffer_core::finding::{Finding, refuses};
 use coffer_core::id::VersionId;
@@ -91,6 +93,23 @@ fn settings_that_the_old_engine_has_are_known_to_it() {
         let (from, lines) = section.split_once("]\n").expect("a section");
         if from.starts_with("mariadb") {
             assert_eq!(check_settings(&version(from), &settings(&lines.trim().replace('\n', "; "))), [], "{from}");
+        }
+    }
+}
+
+#[test]
+fn every_default_is_a_value_that_the_engine_takes_and_that_goes_to_the_next() {
+    for label in ["mariadb 10.5.23", "mariadb 10.11.19", "mariadb 11.8.9", "mysql 9.7.4"] {
+        let engine = version(label);
+        let all = parameters::all(engine.datastore, engine.number).iter();
+        let chosen = all.filter(|(name, p)| !is_owned(name) && p.kind != Kind::Obsolete && !p.default.is_empty());
+        let defaults: Settings = chosen.map(|(name, p)| ((*name).to_owned(), p.default.to_owned())).collect();
+        assert!(defaults.len() > 400, "{label}: {}", defaults.len());
+        assert_eq!(check_settings(&engine, &defaults), [], "{label}");
+        for to in newer_than(label) {
+            let change = change_settings(&engine, &version(to), &defaults, Policy::default());
+            assert!(!refuses(&change.findings()), "{label} to {to}: {:?}", change.findings());
+            assert_eq!(check_settings(&version(to), &change.after()), [], "{label} to {to}");
         }
     }
 }
