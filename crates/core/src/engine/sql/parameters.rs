@@ -268,7 +268,8 @@ mod tests {
         let range = |max| Kind::Integer { min: 100, max };
         let after = range(4_294_967_295);
         assert_eq!(of("innodb_io_capacity"), [Difference::KindChanged { before: range(u64::MAX.into()), after }]);
-        assert_eq!(of("old_alter_table"), [Difference::Renamed { to: "alter_algorithm" }]);
+        assert_eq!(of("old_alter_table"), [Difference::Removed]);
+        assert_eq!(of("alter_algorithm"), [Difference::Obsolete]);
         assert_eq!(of("max_connections"), []);
     }
 }

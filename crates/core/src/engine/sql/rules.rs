@@ -58,13 +58,12 @@ pub(super) const OWNED: &[&str] = &[
     "validate_config",
 ];
 
-/// Other doors into the server, which nobody guards.
-pub(super) const OWNED_PREFIXES: &[&str] = &["admin_address", "admin_port", "mysqlx"];
+/// Other doors into the server, which nobody guards, and what makes it do something else than serve.
+pub(super) const OWNED_PREFIXES: &[&str] = &["admin_address", "admin_port", "keyring_migration_", "mysqlx"];
 
 /// Two names of one setting, the older first. The newer is used where the target has both.
 pub(super) const RENAMED: &[(&str, &str)] = &[
     ("innodb_stats_sample_pages", "innodb_stats_transient_sample_pages"),
-    ("old_alter_table", "alter_algorithm"),
     ("storage_engine", "default_storage_engine"),
     ("tx_isolation", "transaction_isolation"),
     ("tx_read_only", "transaction_read_only"),
@@ -131,6 +130,7 @@ pub(super) const ANSWERS: &[(&str, Answer, &str)] = &[
     ("master_info_repository", Goes, "it is always a table"),
     ("max_tmp_tables", Goes, "it had no effect"),
     ("mysql_native_password", Goes, "there is no mysql_native_password any more: give its users another plugin first"),
+    ("old_alter_table", Goes, "how a table is altered is chosen in the statement"),
     ("old_passwords", Goes, "there are no old passwords any more"),
     (
         "optimizer_adjust_secondary_key_costs",
