@@ -127,7 +127,7 @@ pub struct UpgradePlan {
     pub notes: Vec<String>,
     /// Those of severity `error` would refuse the upgrade.
     pub findings: Vec<FindingBody>,
-    /// What becomes of each setting: `kept`, `translated`, `dropped`, `default_changed` or `refused`, with its reason.
+    /// What becomes of each setting: `kept`, `translated`, `dropped`, `pinned`, `default_changed` or `refused`, with its reason.
     #[schema(value_type = Vec<Object>)]
     pub settings: SettingsChange,
     /// The engine image that would run; null where nothing is fetched.
