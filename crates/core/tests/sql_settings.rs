@@ -257,8 +257,8 @@ fn everything_that_is_wrong_with_settings_is_told_at_once() {
             "setting plugin_dir: it is set by coffer itself and cannot be chosen (leave it out)",
             &found[6],
             "setting transaction-isolation: mariadb 10.11.19 has no such setting (its name there is transaction_isolation)",
-            "setting collation_server: 'utf8mb4_bin' is not a collation of the character set 'latin1', and the server would not \
-             start (set character_set_server as well)",
+            "setting collation_server: 'utf8mb4_bin' is not a collation of the character set 'latin1': no server starts on that \
+             (set character_set_server as well)",
         ]
     );
     assert!(
@@ -272,7 +272,13 @@ fn everything_that_is_wrong_with_settings_is_told_at_once() {
 fn a_series_that_nobody_asked_warns_where_a_known_one_refuses() {
     assert!(refuses(&check("mysql 9.7.4", "expire_logs_days=7")));
     assert!(!refuses(&check("mysql 8.0.40", "expire_logs_days=7")));
-    assert!(refuses(&check("mysql 8.0.40", "datadir=/etc")));
+    for other_spelling in
+        ["datadir", "datad", "loose-datadir", "loose_loose_datadir", "DATADIR", "skip-grant-tables", "grant_tab"]
+    {
+        for label in ["mysql 8.0.40", "mysql 9.7.4"] {
+            assert!(refuses(&check(label, &format!("{other_spelling}=/etc"))), "{other_spelling} on {label}");
+        }
+    }
     assert!(refuses(&check("mysql 9.7.4", "character_set_server=utf8; collation_server=utf8_general_ci")));
     assert_eq!(check("mysql 9.7.4", "character_set_server=utf8mb3; collation_server=utf8mb3_general_ci"), []);
 }

@@ -234,7 +234,8 @@ pub fn check(version: &Version, settings: &Settings) -> Vec<Finding> {
     for (name, value) in settings {
         let object = format!("setting {name}");
         let own_name = renamed(engine, name);
-        if is_owned(own_name.unwrap_or(name)) || is_owned(name) {
+        if is_owned(name) || own_name.is_some_and(is_owned) || !engine.contains_key(name.as_str()) && means_owned(name)
+        {
             let message = "it is set by coffer itself and cannot be chosen";
             findings.push(Finding::error("settings.owned", object, message, "leave it out"));
             continue;
@@ -263,28 +264,40 @@ pub fn check(version: &Version, settings: &Settings) -> Vec<Finding> {
             findings.push(finding("settings.value", object, message, format!("give {name} another value")));
         }
     }
-    findings.extend(wrong_collation(engine, settings));
+    if let Some(message) = wrong_collation(engine, settings) {
+        findings.push(finding(
+            "settings.value",
+            "setting collation_server".into(),
+            message,
+            "set character_set_server as well".into(),
+        ));
+    }
     findings
 }
 
+/// Whether an engine may take it for something that only the agent sets: they take abbreviations, and words before a name.
+fn means_owned(name: &str) -> bool {
+    let mut plain = name.to_ascii_lowercase().replace('-', "_");
+    while let Some(rest) =
+        ["loose_", "skip_", "enable_", "disable_", "maximum_"].iter().find_map(|w| plain.strip_prefix(w))
+    {
+        plain = rest.to_owned();
+    }
+    let abbreviated = |owned: &str| owned.strip_prefix("skip_").unwrap_or(owned).starts_with(&plain);
+    is_owned(&plain) || OWNED.iter().chain(OWNED_PREFIXES).any(|owned| abbreviated(owned))
+}
+
 /// A server does not start with a collation of another character set than its own.
-fn wrong_collation(engine: &Parameters, settings: &Settings) -> Option<Finding> {
-    let value = |name: &str| settings.get(name).map(String::as_str).or(engine.get(name).map(|p| p.default));
+fn wrong_collation(engine: &Parameters, settings: &Settings) -> Option<String> {
     let collation = settings.get("collation_server")?;
-    let charset = value("character_set_server")?;
+    let default = || engine.get("character_set_server").map(|parameter| parameter.default);
+    let charset = settings.get("character_set_server").map(String::as_str).or_else(default)?;
     // Two names of one character set.
     let plain = |name: &str| name.to_ascii_lowercase().replace("utf8mb3", "utf8");
     let belongs = plain(collation) == plain(charset) || plain(collation).starts_with(&format!("{}_", plain(charset)));
-    (!belongs).then(|| {
-        Finding::error(
-            "settings.value",
-            "setting collation_server",
-            format!(
-                "'{collation}' is not a collation of the character set '{charset}', and the server would not start"
-            ),
-            "set character_set_server as well",
-        )
-    })
+    let message =
+        || format!("'{collation}' is not a collation of the character set '{charset}': no server starts on that");
+    (!belongs).then(message)
 }
 
 /// The name that differs in the fewest letters, if it is close.
