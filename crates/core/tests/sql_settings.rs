@@ -134,6 +134,7 @@ fn each_setting_has_the_fate_that_the_engines_showed() {
         (M10, M11, "old_mode=", "kept"),
         (M10, M11, "tx_isolation=SERIALIZABLE", "transaction_isolation=SERIALIZABLE"),
         (M10, M11, "transaction-isolation=SERIALIZABLE", "transaction_isolation=SERIALIZABLE"),
+        (M10, M11, "loose_datadir=/etc", "dropped"),
         (M10, M11, "loose_max_connections=500", "max_connections=500"),
         (M10, M11, "old_alter_table=COPY", "dropped"),
         (M10, M11, "innodb_doublewrite=TRUE", "innodb_doublewrite=ON"),

@@ -43,6 +43,9 @@ impl Way<'_> {
         let Some(to_name) = effective(self.new, &name).or_else(|| renamed(self.new, &name)) else {
             return self.answer(name, value, settings);
         };
+        if is_owned(to_name) {
+            return Fate::Dropped { reason: "it is set by coffer itself".to_owned(), name, value };
+        }
         let Some(to_value) = self.value(to_name, &value) else {
             return Fate::Dropped { reason: format!("{to} takes no part of it any more"), name, value };
         };
