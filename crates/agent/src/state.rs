@@ -11,7 +11,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use coffer_core::datastore::Number;
-use coffer_core::engine::redis::config::Persistence;
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, OperationId, TaskId};
 use coffer_core::operation::Phase;
@@ -22,7 +21,7 @@ use coffer_wire::agent::AgentEvent;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::redis::{Fingerprint, Temporary};
+use crate::driver::{Fingerprint, Settled, Temporary};
 
 /// What survives the agent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -38,7 +37,7 @@ pub struct State {
     /// How the engine is isolated and what of its flavor is enforced, in sentences.
     pub isolation: Vec<String>,
     /// How the engine should keep its data, where measures that are in force only for a while are still to be ended.
-    pub settle: Option<Persistence>,
+    pub settle: Option<Settled>,
     /// The section that is being worked off.
     pub section: Option<Journal>,
     /// Results that the control plane has not taken yet.

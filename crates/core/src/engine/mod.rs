@@ -2,6 +2,7 @@
 //! and what its checks look at. All of it pure; agents supply the facts.
 
 pub mod redis;
+pub mod sql;
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,8 @@ impl SettingsChange {
 pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Finding> {
     match from.datastore {
         Datastore::Redis | Datastore::Valkey => redis::path::check(from, to, catalogue),
-        Datastore::Mysql | Datastore::Mariadb => vec![unsupported(from)],
+        Datastore::Mariadb => sql::path::check(from, to, catalogue),
+        Datastore::Mysql => vec![unsupported(from)],
     }
 }
 
@@ -75,7 +77,10 @@ pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Fi
 pub fn change_settings(from: &Version, to: &Version, settings: &Settings) -> SettingsChange {
     match from.datastore {
         Datastore::Redis | Datastore::Valkey => redis::settings::change(from, to, settings),
-        Datastore::Mysql | Datastore::Mariadb => SettingsChange::default(),
+        Datastore::Mysql | Datastore::Mariadb => {
+            let kept = |(name, value): (&String, &String)| Fate::Kept { name: name.clone(), value: value.clone() };
+            SettingsChange(settings.iter().map(kept).collect())
+        }
     }
 }
 
@@ -83,7 +88,9 @@ pub fn change_settings(from: &Version, to: &Version, settings: &Settings) -> Set
 pub fn check_settings(version: &Version, settings: &Settings) -> Vec<Finding> {
     match version.datastore {
         Datastore::Redis | Datastore::Valkey => redis::settings::check(version, settings),
-        Datastore::Mysql | Datastore::Mariadb => vec![unsupported(version)],
+        // The target binary itself is asked before anything is stopped.
+        Datastore::Mariadb => Vec::new(),
+        Datastore::Mysql => vec![unsupported(version)],
     }
 }
 
