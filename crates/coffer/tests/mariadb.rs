@@ -17,6 +17,7 @@ const TENANT: &str = "admin";
 /// Something of every kind that an instance can hold. A statement each.
 const FILL: &[&str] = &[
     "CREATE DATABASE shop",
+    "USE shop",
     "CREATE TABLE shop.kinds (
         id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, i1 TINYINT, i2 SMALLINT, i3 MEDIUMINT, i4 INT, i8 BIGINT,
         b BIT(9), f FLOAT, d DOUBLE, n DECIMAL(30,10), da DATE, ti TIME(6), dt DATETIME(6), ts TIMESTAMP(3) NULL, y YEAR,
