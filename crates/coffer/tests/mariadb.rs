@@ -7,10 +7,15 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::sql::Sql;
-use support::world::{Instance, World};
+use support::strike::{Moment, STEPS, strike};
+use support::world::{Instance, World, kill, wait_for};
 
 const TENANT: &str = "admin";
 
@@ -71,6 +76,12 @@ const READ: &[&str] = &[
     "SELECT id FROM shop.kinds WHERE MATCH (tx) AGAINST ('text')",
 ];
 
+fn fill(sql: &mut Sql) {
+    for statement in FILL {
+        sql.run(statement);
+    }
+}
+
 fn address(instance: &Instance) -> SocketAddr {
     SocketAddr::new(instance.address.ip(), 3306)
 }
@@ -93,13 +104,74 @@ fn assert_same(before: &[(&str, Vec<String>)], after: &[(&str, Vec<String>)], wh
 
 fn has_image(world: &World, version: &str) -> bool {
     let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
-    let found = list
-        .as_array()
-        .is_some_and(|all| all.iter().any(|r| r["Datastore"] == "mariadb" && r["Version"] == version && !r["Digest"].is_null()));
+    let found = list.as_array().is_some_and(|all| {
+        all.iter().any(|r| r["Datastore"] == "mariadb" && r["Version"] == version && !r["Digest"].is_null())
+    });
     if !found {
         println!("NOT RUN: nothing of mariadb {version}: its image is not in the store (engines/fetch-test-engines)");
     }
     found
+}
+
+/// Clients that come and go, each with a connection of its own.
+struct Visitors {
+    told: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<(usize, Vec<String>)>>,
+}
+
+impl Visitors {
+    fn start(instance: &Instance) -> Self {
+        let told = Arc::new(AtomicBool::new(false));
+        let come = |told: Arc<AtomicBool>, instance: Instance| {
+            let (mut visits, mut turned_away) = (0, Vec::new());
+            while !told.load(Ordering::Relaxed) {
+                let seen =
+                    Sql::open(address(&instance), TENANT, &instance.password).and_then(|mut sql| sql.ask("SELECT 1"));
+                visits += 1;
+                turned_away.extend(seen.err().map(|error| error.to_string()));
+            }
+            (visits, turned_away)
+        };
+        let threads = (0..8).map(|_| {
+            let (told, instance) = (Arc::clone(&told), instance.clone());
+            std::thread::spawn(move || come(told, instance))
+        });
+        Self { threads: threads.collect(), told }
+    }
+
+    /// All of them were served.
+    #[track_caller]
+    fn stop(self, what: &str) {
+        self.told.store(true, Ordering::Relaxed);
+        let (mut visits, mut turned_away) = (0, Vec::new());
+        for thread in self.threads {
+            let (of, errors) = thread.join().unwrap();
+            visits += of;
+            turned_away.extend(errors);
+        }
+        println!("{what}: {visits} visits, {} turned away", turned_away.len());
+        assert!(turned_away.is_empty(), "{what}: {turned_away:#?}");
+    }
+}
+
+/// Where a version's programs are, for this world alone.
+fn program(world: &World, version: &str, path: &str) -> PathBuf {
+    let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
+    let release = list.as_array().unwrap().iter().find(|r| r["Datastore"] == "mariadb" && r["Version"] == version);
+    let digest = release.unwrap()["Digest"].as_str().unwrap().replace(':', "-");
+    world.data().join("engines/roots").join(digest).join(path)
+}
+
+/// Puts a script in the place of a program, which stays there as `<name>.real`.
+fn replace(world: &World, version: &str, path: &str, script: &str) {
+    let program = program(world, version, path);
+    let real = program.with_extension("real");
+    if !real.exists() {
+        fs_err::rename(&program, &real).unwrap();
+    }
+    let _ = fs_err::remove_file(&program);
+    fs_err::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs_err::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// Takes one instance from version to version, with a restart at each.
@@ -110,10 +182,11 @@ fn climb(versions: &[&str]) {
     }
     let instance = world.create("m", &format!("mariadb/{}", versions[0]), &[("event_scheduler", "ON")]);
     let mut sql = connect(&instance);
-    FILL.iter().for_each(|statement| sql.run(statement));
+    fill(&mut sql);
     drop(sql);
     for (at, version) in versions.iter().enumerate() {
         let before = read(&instance);
+        let visitors = Visitors::start(&instance);
         if at > 0 {
             world.coffer(["instance", "upgrade", "m", version, "--wait"]).ok();
             assert_same(&before, &read(&instance), &format!("upgrade to {version}"));
@@ -122,6 +195,7 @@ fn climb(versions: &[&str]) {
         world.coffer(["instance", "restart", "m", "--wait"]).ok();
         assert_same(&before, &read(&instance), &format!("restart of {version}"));
         check(&world, &instance, version, "restart");
+        visitors.stop(version);
     }
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
@@ -136,7 +210,7 @@ fn check(world: &World, instance: &Instance, version: &str, kind: &str) {
     assert_eq!(sql.ask("SELECT @@event_scheduler").unwrap(), ["ON"]);
     let fired = || connect(instance).ask("SELECT COUNT(*) FROM shop.ticks").unwrap();
     let so_far = fired();
-    support::world::wait_for("another event", || fired() != so_far);
+    wait_for("another event", || fired() != so_far);
     let operations = world.operations(&instance.id);
     let newest = operations.iter().find(|operation| operation["kind"] == kind).unwrap();
     println!("{kind} {version}: gap {} ms, clients {}", newest["gap_ms"], newest["clients"]);
@@ -180,5 +254,106 @@ fn the_tenant_has_no_way_to_what_the_promises_rest_on() {
     for user in ["coffer", "root", ""] {
         assert!(Sql::open(address(&instance), user, "").is_err(), "{user:?} is let in");
     }
+    world.coffer(["instance", "delete", "m", "--wait"]).ok();
+}
+
+#[test]
+fn an_upgrade_that_fails_at_any_point_ends_with_the_old_engine_and_all_that_it_held() {
+    let Some(world) = World::start() else { return };
+    if !has_image(&world, "10.5.23") || !has_image(&world, "10.11.19") {
+        return;
+    }
+    let instance = world.create("m", "mariadb/10.5.23", &[("event_scheduler", "ON")]);
+    let mut sql = connect(&instance);
+    fill(&mut sql);
+    drop(sql);
+    let before = read(&instance);
+    let (server, step) = ("usr/sbin/mariadbd", "usr/bin/mariadb-upgrade");
+    let real = "/usr/bin/mariadb-upgrade.real \"$@\"";
+    for (name, path, script, told) in [
+        ("its own step fails", step, "exit 3".to_owned(), "mariadb-upgrade"),
+        ("its own step fails half-way", step, format!("{real} --upgrade-system-tables; exit 3"), "mariadb-upgrade"),
+        (
+            "a row is lost",
+            step,
+            format!("{real} && mariadb --socket=/run/mysql.sock --user=coffer -e 'DELETE FROM shop.old WHERE a = 1'"),
+            "rows of shop.old",
+        ),
+        (
+            "it does not start",
+            server,
+            "case \"$*\" in *--verbose*) exec /usr/sbin/mariadbd.real \"$@\";; esac; exit 3".to_owned(),
+            "ended while it started",
+        ),
+    ] {
+        replace(&world, "10.11.19", path, &script);
+        let visitors = Visitors::start(&instance);
+        let failed = world.coffer(["instance", "upgrade", "m", "10.11.19", "--wait"]);
+        assert_eq!(failed.code, 6, "{name}: {failed:?}");
+        let newest = world.operations(&instance.id).remove(0);
+        assert_eq!(newest["phase"], "undone", "{name}: {newest:#}");
+        assert!(newest["cause"].to_string().contains(told), "{name}: {}", newest["cause"]);
+        assert_same(&before, &read(&instance), name);
+        visitors.stop(name);
+        let mut sql = connect(&instance);
+        assert!(sql.ask("SELECT VERSION()").unwrap()[0].starts_with("10.5.23"), "{name}");
+        let measures = "SELECT @@innodb_max_dirty_pages_pct > 0, @@read_only, @@event_scheduler";
+        wait_for("the measures to be over", || connect(&instance).ask(measures).unwrap() == ["1|0|ON"]);
+    }
+    world.coffer(["instance", "delete", "m", "--wait"]).ok();
+}
+
+#[test]
+fn an_agent_that_is_killed_at_a_step_is_followed_by_one_that_goes_on() {
+    let Some(mut world) = World::start() else { return };
+    if !has_image(&world, "10.5.23") || !has_image(&world, "10.11.19") {
+        return;
+    }
+    for (at, step) in STEPS.iter().enumerate() {
+        let name = format!("m-{step}");
+        let instance = world.create(&name, "mariadb/10.5.23", &[("event_scheduler", "ON")]);
+        let mut sql = connect(&instance);
+        fill(&mut sql);
+        drop(sql);
+        let before = read(&instance);
+        let upgrade = json!({"instance": {"datastore_version": "10.11.19"}});
+        assert_eq!(world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade).status, 202);
+        strike(&mut world, &instance, Moment::Forward(at), |world| {
+            kill(world.agent_pid(&instance.id).expect("an agent"));
+        });
+        let newest = world.wait_until_over(&instance.id);
+        assert_eq!(newest["phase"], "done", "{}: {newest:#}", step);
+        assert_same(&before, &read(&instance), step);
+        println!("agent killed at {}: {}", step, newest["gap_ms"]);
+        assert_eq!(world.engines_on(&instance.id).len(), 1);
+        world.coffer(["instance", "delete", &name, "--wait"]).ok();
+    }
+}
+
+#[test]
+fn a_transaction_that_stays_open_is_named_and_nothing_is_stopped() {
+    let Some(world) = World::start() else { return };
+    if !has_image(&world, "10.11.19") {
+        return;
+    }
+    let instance = world.create("m", "mariadb/10.11.19", &[]);
+    let mut sql = connect(&instance);
+    for statement in
+        ["CREATE DATABASE shop", "CREATE TABLE shop.t (a INT PRIMARY KEY)", "BEGIN", "INSERT INTO shop.t VALUES (1)"]
+    {
+        sql.run(statement);
+    }
+    let id = sql.ask("SELECT CONNECTION_ID()").unwrap().remove(0);
+    let age = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_started < NOW() - INTERVAL 6 SECOND";
+    wait_for("the transaction to be old", || connect(&instance).ask(age).unwrap() == ["1"]);
+    let engine = world.engine_pid(&instance.id);
+    let failed = world.coffer(["instance", "restart", "m", "--wait"]);
+    assert_eq!(failed.code, 6, "{failed:?}");
+    let cause = world.operations(&instance.id).remove(0)["cause"].to_string();
+    assert!(cause.contains(&format!("connection {id} of user 'admin' has a transaction open for")), "{cause}");
+    assert_eq!(world.engine_pid(&instance.id), engine, "the engine was not stopped");
+    sql.run("COMMIT");
+    world.coffer(["instance", "restart", "m", "--wait"]).ok();
+    assert_eq!(connect(&instance).ask("SELECT a FROM shop.t").unwrap(), ["1"]);
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }

@@ -62,12 +62,12 @@ const EVERYTHING: u64 = u64::MAX;
 /// The share of the memory that is the buffer pool.
 const POOL_SHARE: u64 = 2;
 /// How much memory there is for each connection, buffers included.
-const BYTES_A_CONNECTION: u64 = 4 << 20;
+const BYTES_A_CONNECTION: u64 = 2 << 20;
 
 /// How many clients are let in at once.
 pub fn max_connections(spec: &EngineSpec) -> u64 {
     let asked = spec.settings.get("max_connections").and_then(|value| value.parse().ok());
-    asked.unwrap_or_else(|| (spec.memory_bytes / BYTES_A_CONNECTION).clamp(100, 2000))
+    asked.unwrap_or_else(|| (spec.memory_bytes / BYTES_A_CONNECTION).clamp(100, 4000))
 }
 
 /// Whether the event scheduler runs once clients are let in.
