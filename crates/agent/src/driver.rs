@@ -27,10 +27,22 @@ pub(crate) enum Client {
 
 /// What the engine held when writes were made to wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "serde_json::Value")]
 pub enum Fingerprint {
     Redis(redis::Fingerprint),
     Sql(Holdings),
+}
+
+/// By hand, since numbers as keys of a map are lost on the way through an untagged enum.
+impl TryFrom<serde_json::Value> for Fingerprint {
+    type Error = serde_json::Error;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, Self::Error> {
+        match value.get("objects") {
+            Some(_) => serde_json::from_value(value).map(Self::Sql),
+            None => serde_json::from_value(value).map(Self::Redis),
+        }
+    }
 }
 
 /// Measures that are in force only for a while.
@@ -165,6 +177,11 @@ pub(crate) async fn try_target(
 /// Whether an engine that takes over from `from` has a step of its own to do before anybody may see it.
 pub(crate) fn has_own_step(from: &EngineSpec, to: &EngineSpec) -> bool {
     is_sql(to) && from.number != to.number
+}
+
+/// The last that an engine writes into its log when it ends as it should; `None` where nothing depends on that.
+pub(crate) fn farewell(spec: &EngineSpec) -> Option<&'static str> {
+    is_sql(spec).then_some("Shutdown complete")
 }
 
 /// Begins to look as a client does.

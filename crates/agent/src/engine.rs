@@ -404,6 +404,11 @@ impl EngineHost {
         redis::last_words(&self.paths.agent.join(ENGINE_LOG), self.log_from, &self.secrets)
     }
 
+    /// Whether the engine that ran last has said that it ended as it should, where engines say that.
+    pub(crate) fn ended_cleanly(&self, spec: &EngineSpec) -> bool {
+        driver::farewell(spec).is_none_or(|words| self.last_words().contains(words))
+    }
+
     /// Forgets the engine after its end was seen.
     pub(crate) fn forget(&mut self) {
         self.process = None;

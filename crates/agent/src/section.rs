@@ -334,6 +334,11 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
 /// Ends the old engine, unless it has ended.
 async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Result<(), Cause> {
     if sup.host.process().is_none() {
+        // Another version reads what this one left: if that is half, this one has to recover first.
+        if section.plan.steps.contains(&SectionStep::Keep) && !sup.host.ended_cleanly(&section.from) {
+            let message = format!("{} ended without a clean stop", section.from.label());
+            return Err(Cause::new(message, "it recovers by itself; ask again when it serves"));
+        }
         return Ok(());
     }
     // Writes that go on by themselves would be acknowledged, and counted by nobody.

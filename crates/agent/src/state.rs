@@ -190,3 +190,20 @@ pub(crate) fn is_full(error: &std::io::Error) -> bool {
     // fs-err wraps the error but keeps its kind.
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Fingerprint, Settled, Temporary};
+
+    #[test]
+    fn what_agents_wrote_before_there_was_another_engine_is_read_as_it_was() {
+        let settle = r#"{"appendonly":true,"save":"60 1","auto_aof_rewrite_percentage":"100","hz":"10"}"#;
+        assert!(matches!(serde_json::from_str(settle), Ok(Settled::Redis(_))));
+        for measures in [r#"{"found":null,"sample":[]}"#.to_owned(), format!(r#"{{"found":{settle},"sample":[]}}"#)] {
+            assert!(matches!(serde_json::from_str(&measures), Ok(Temporary::Redis(_))), "{measures}");
+        }
+        let held = r#"{"number":"7.0.15","role":"master","databases":{"0":{"keys":1,"volatile":0}},"types":null,
+                       "sample":[],"functions":null,"users":null,"taken_at_ms":1}"#;
+        assert!(matches!(serde_json::from_str(held), Ok(Fingerprint::Redis(_))));
+    }
+}

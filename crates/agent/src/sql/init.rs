@@ -59,8 +59,9 @@ pub(crate) async fn ensure_data(
     .into();
     launch.stdin = Some(script.clone());
     launch.lock = lock;
-    finish(&launch, secrets, LIMIT, &format!("the making of the data of {}", spec.label())).await?;
+    let made = finish(&launch, secrets, LIMIT, &format!("the making of the data of {}", spec.label())).await;
     ensure_absent(&script)?;
+    made?;
     fs_err::rename(&new, &paths.data)?;
     if let Some(volume) = paths.data.parent() {
         fs_err::File::open(volume)?.sync_all()?;

@@ -89,7 +89,7 @@ pub fn check_settings(version: &Version, settings: &Settings) -> Vec<Finding> {
     match version.datastore {
         Datastore::Redis | Datastore::Valkey => redis::settings::check(version, settings),
         // The target binary itself is asked before anything is stopped.
-        Datastore::Mariadb => Vec::new(),
+        Datastore::Mariadb => sql::config::check(settings),
         Datastore::Mysql => vec![unsupported(version)],
     }
 }

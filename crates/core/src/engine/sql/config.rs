@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use crate::spec::EngineSpec;
+use crate::finding::Finding;
+use crate::spec::{EngineSpec, Settings};
 
 /// Where an engine finds its things inside its sandbox.
 pub const DATA: &str = "/data";
@@ -109,6 +110,78 @@ pub fn render(spec: &EngineSpec) -> String {
     text
 }
 
+/// Settings that only the agent makes. A tenant who could would reach beyond the instance, or break a promise.
+const OWNED: &[&str] = &[
+    "basedir",
+    "bind_address",
+    "bootstrap",
+    "chroot",
+    "core_file",
+    "datadir",
+    "debug_no_thread_alarm",
+    "extra_port",
+    "general_log_file",
+    "init_connect",
+    "init_file",
+    "innodb_data_home_dir",
+    "innodb_fast_shutdown",
+    "innodb_force_recovery",
+    "innodb_log_group_home_dir",
+    "innodb_read_only",
+    "innodb_undo_directory",
+    "lc_messages_dir",
+    "log_bin",
+    "log_bin_index",
+    "log_error",
+    "old_passwords",
+    "pid_file",
+    "plugin_dir",
+    "plugin_load",
+    "plugin_load_add",
+    "port",
+    "read_only",
+    "secure_file_priv",
+    "skip_grant_tables",
+    "skip_name_resolve",
+    "skip_networking",
+    "skip_slave_start",
+    "slow_query_log_file",
+    "socket",
+    "symbolic_links",
+    "tmpdir",
+    "user",
+];
+
+/// What is wrong with these settings: names that are none, and those that the agent owns. Whether the version knows the
+/// rest the target binary is asked.
+pub fn check(settings: &Settings) -> Vec<Finding> {
+    let refused =
+        |name: &str, why: &str| Finding::error("settings.refused", format!("setting {name}"), why, "leave it out");
+    let mut findings = Vec::new();
+    for name in settings.keys() {
+        // Options are also known by a beginning, and with these words before them.
+        let plain = canonical(name);
+        let mut plain = plain.as_str();
+        while let Some(rest) =
+            ["loose_", "skip_", "disable_", "enable_", "maximum_"].iter().find_map(|p| plain.strip_prefix(p))
+        {
+            plain = rest;
+        }
+        let is_name =
+            !plain.is_empty() && plain.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let owns = |owned: &&str| {
+            let owned = owned.strip_prefix("skip_").unwrap_or(owned);
+            owned == plain || (plain.len() >= 3 && owned.starts_with(plain))
+        };
+        if !is_name {
+            findings.push(refused(&name.escape_debug().to_string(), "it is no name of a setting"));
+        } else if OWNED.iter().any(owns) {
+            findings.push(refused(name, "only coffer sets it"));
+        }
+    }
+    findings
+}
+
 /// Names are the same with `-` and `_`, and in capitals.
 fn canonical(name: &str) -> String {
     name.to_ascii_lowercase().replace('-', "_")
@@ -190,7 +263,19 @@ pub fn passwd(uids: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bootstrap_end, identifier, literal, quoted};
+    use super::{bootstrap_end, check, identifier, literal, quoted};
+
+    #[test]
+    fn what_the_agent_owns_is_refused_however_it_is_written() {
+        for name in
+            ["datadir", "Skip-Grant-Tables", "loose_plugin-load", "skip_networking", "plugin_loa", "a\nb", "", "a=b"]
+        {
+            assert_eq!(check(&[(name.to_owned(), "1".to_owned())].into()).len(), 1, "{name:?}");
+        }
+        for name in ["event_scheduler", "innodb_buffer_pool_size", "skip_innodb_doublewrite", "sql-mode"] {
+            assert_eq!(check(&[(name.to_owned(), "1".to_owned())].into()), [], "{name:?}");
+        }
+    }
 
     #[test]
     fn any_text_is_one_value_one_literal_and_one_identifier() {
