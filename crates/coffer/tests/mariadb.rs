@@ -322,7 +322,7 @@ fn an_agent_that_is_killed_at_a_step_is_followed_by_one_that_goes_on() {
             kill(world.agent_pid(&instance.id).expect("an agent"));
         });
         let newest = world.wait_until_over(&instance.id);
-        assert_eq!(newest["phase"], "done", "{}: {newest:#}", step);
+        assert_eq!(newest["phase"], "done", "{step}: {newest:#}");
         assert_same(&before, &read(&instance), step);
         println!("agent killed at {}: {}", step, newest["gap_ms"]);
         assert_eq!(world.engines_on(&instance.id).len(), 1);
