@@ -21,11 +21,12 @@ use rustix::process::Signal;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
+use crate::driver::{self, Client};
 use crate::gate::{self, Gate};
-use crate::redis::{self, Client, Exposure, Paths, Port, Secrets};
+use crate::redis::{self, Exposure, Paths, Port, Secrets};
 use crate::sandbox::{self, Exit, Process, Step, User};
 use crate::state::is_full;
-use crate::tasks;
+use crate::{sql, tasks};
 
 /// What the engine says, in the agent's directory of the volume.
 const ENGINE_LOG: &str = "engine.log";
@@ -126,23 +127,19 @@ impl EngineHost {
 
     async fn launch(&mut self, spec: &EngineSpec, exposure: Exposure) -> Result<(), Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        redis::write_config(spec, &self.paths, &self.secrets, self.user).map_err(cause)?;
+        driver::prepare_files(spec, &root, &self.paths, &self.secrets, self.user).await.map_err(cause)?;
         loop {
             let level = self.gate(spec)?.level();
             let port = match (level, exposure) {
                 (Level::Steered, _) | (Level::Own, Exposure::Open) => Port::AtStart,
-                (Level::Shared, Exposure::Open) if !redis::opens_in_place(spec.number) => Port::AtStart,
+                (Level::Shared, Exposure::Open) if !driver::opens_in_place(spec) => Port::AtStart,
                 (Level::Shared | Level::Own, _) => Port::Later,
             };
-            let mut launch = redis::launch(spec, &root, &self.paths, self.user, exposure, port).map_err(cause)?;
+            let mut launch = driver::launch(spec, &root, &self.paths, self.user, exposure, port).map_err(cause)?;
             launch.log = self.paths.agent.join(ENGINE_LOG);
             launch.lock = self.paths.agent.join(ENGINE_LOCK);
             launch.gated = level != Level::Own;
-            launch.cgroup = Some(sandbox::CgroupLimits {
-                name: self.cgroup.clone(),
-                memory_bytes: spec.memory_bytes,
-                cpu_millis: spec.cpu_millis,
-            });
+            launch.cgroup = Some(self.limits(spec));
             self.log_from = fs_err::metadata(&launch.log).map_or(0, |log| log.len());
             let started = match sandbox::start(&launch) {
                 Ok(started) => started,
@@ -162,6 +159,20 @@ impl EngineHost {
             }
             return Ok(());
         }
+    }
+
+    fn limits(&self, spec: &EngineSpec) -> sandbox::CgroupLimits {
+        sandbox::CgroupLimits {
+            name: self.cgroup.clone(),
+            memory_bytes: spec.memory_bytes,
+            cpu_millis: spec.cpu_millis,
+        }
+    }
+
+    /// The engine's own step after a change of its version, while nobody else can see it. Gives what it said at its end.
+    pub(crate) async fn own_step(&self, spec: &EngineSpec) -> Result<String, Cause> {
+        let root = tasks::engine_root(&self.images, &spec.image).await?;
+        driver::own_step(&root, &self.paths, &self.secrets, self.user, Some(self.limits(spec))).await
     }
 
     /// The gate, met when it is first needed. One that could not go far is tried anew with each engine.
@@ -207,7 +218,7 @@ impl EngineHost {
         gate.hold(limit).map_err(|e| gate_cause(&e))?;
         match level {
             Level::Steered => {}
-            Level::Shared if redis::opens_in_place(spec.number) => client.listen(spec, false).await.map_err(cause)?,
+            Level::Shared if driver::opens_in_place(spec) => client.listen(spec, false).await.map_err(cause)?,
             Level::Shared | Level::Own => return Ok(String::new()),
         }
         let address = SocketAddr::from((spec.address, spec.datastore().port()));
@@ -240,7 +251,7 @@ impl EngineHost {
         let gate = self.gate(spec)?;
         let level = gate.level();
         gate.open().map_err(|e| gate_cause(&e))?;
-        if level != Level::Steered && redis::opens_in_place(spec.number) && !client.listens().await.map_err(cause)? {
+        if level != Level::Steered && driver::opens_in_place(spec) && !client.listens().await.map_err(cause)? {
             client.listen(spec, true).await.map_err(cause)?;
         }
         Ok(())
@@ -365,6 +376,8 @@ impl EngineHost {
 
     /// Ends the engine without asking it. For an engine that no client has written to, or that does not end otherwise.
     pub(crate) async fn kill(&mut self) -> Result<(), Cause> {
+        // What works on it must not find the next one in its place.
+        sql::end_upgrade(&self.paths).await.map_err(cause)?;
         let Some(process) = self.process.as_ref() else { return Ok(()) };
         let failed = |e: std::io::Error| Cause::new(format!("the engine cannot be ended: {e}"), "");
         if process.is_alive() {
@@ -389,6 +402,11 @@ impl EngineHost {
     /// The last lines that the engine wrote.
     pub(crate) fn last_words(&self) -> String {
         redis::last_words(&self.paths.agent.join(ENGINE_LOG), self.log_from, &self.secrets)
+    }
+
+    /// Whether the engine that ran last has said that it ended as it should, where engines say that.
+    pub(crate) fn ended_cleanly(&self, spec: &EngineSpec) -> bool {
+        driver::farewell(spec).is_none_or(|words| self.last_words().contains(words))
     }
 
     /// Forgets the engine after its end was seen.
@@ -420,6 +438,10 @@ pub(crate) fn cause(error: redis::Error) -> Cause {
         redis::Error::Unreachable { reason, .. } => {
             Cause::new(format!("the engine cannot be reached: {reason}"), AGAIN_HINT)
         }
+        redis::Error::Busy { reason } => Cause::new(
+            format!("the engine is busy: {reason}"),
+            "wait until that is over or end it (KILL and the number of the connection), then ask again",
+        ),
         redis::Error::Unsafe { reason } => {
             Cause::new(format!("the engine cannot be stopped without a loss: {reason}"), "mend that, then ask again")
         }

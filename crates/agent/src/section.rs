@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use coffer_core::engine::redis::config::Persistence;
 use coffer_core::finding::Cause;
 use coffer_core::id::OperationId;
 use coffer_core::operation::{self, Event, Next, Phase};
@@ -16,8 +15,9 @@ use coffer_core::task::{Learned, Order, Outcome, StepEnd, StepRecord, Task, Task
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::driver::{self, Client, Fingerprint, Settled, Temporary};
 use crate::engine::cause;
-use crate::redis::{self, Client, Exposure, Fingerprint, Paths, PreImage, Probe, Seen, Temporary};
+use crate::redis::{self, Exposure, Paths, PreImage, Probe, Seen};
 use crate::state::{Durability, Journal, KeptPreimage};
 use crate::supervisor::Supervisor;
 use crate::tasks;
@@ -215,8 +215,7 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             sup.host.kill().await?;
             sup.state.on_disk = Some(section.to.number);
             let left = sup.host.holds_for();
-            in_time(left, &section.to, sup.host.start(&section.to, Exposure::Closed)).await?;
-            Ok(String::new())
+            in_time(left, &section.to, start_new(sup, &section)).await
         }
         SectionStep::Prove => {
             let left = sup.host.holds_for();
@@ -228,7 +227,7 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             let seen = probed(live).await;
             sup.state.wanted = true;
             sup.state.generation = section.generation;
-            sup.state.settle = Some(Persistence::configured(&section.to));
+            sup.state.settle = Settled::configured(&section.to);
             if let Some(journal) = sup.state.section.as_mut() {
                 // Where the agent itself was killed meanwhile, the probe saw only the end of it.
                 let whole = journal.quiesced_at.and_then(|at| Duration::try_from(opened.duration_since(at)).ok());
@@ -239,6 +238,15 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             Ok(String::new())
         }
     }
+}
+
+/// The new engine, closed, with its own step done.
+async fn start_new(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
+    sup.host.start(&section.to, Exposure::Closed).await?;
+    if driver::has_own_step(&section.from, &section.to) {
+        return sup.host.own_step(&section.to).await;
+    }
+    Ok(String::new())
 }
 
 /// Does something while connections wait, and fails a little before they have waited for too long: the old engine is to be let
@@ -282,7 +290,7 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
         return Ok("the engine does not run, so its files are as it left them".to_owned());
     }
     let client = sup.host.client(&section.from).await?;
-    let known = sup.state.section.as_ref().is_some_and(|j| j.measures.found.is_some());
+    let known = sup.state.section.as_ref().is_some_and(|j| j.measures.clone().before().is_some());
     if !known {
         let measures = client.plan_measures().await.map_err(cause)?;
         if let Some(journal) = sup.state.section.as_mut() {
@@ -306,14 +314,14 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     }
     if live.probe.is_none() {
         live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
-        live.probe = Some(Probe::start(&section.from, section.from.address, &sup.host.secrets));
+        live.probe = Some(driver::probe(&section.from, &sup.host.secrets));
     }
     let client = sup.host.client(&section.from).await?;
     let drained = sup.host.hold(&section.from, &client, hold_limit(sup, section)?).await?;
     let began = Timestamp::now();
     let quiesced = client.quiesce(&section.from, &measures(sup)).await.map_err(cause)?;
     live.waiting = Some((client, quiesced.until));
-    let mut detail = summary(&quiesced.fingerprint);
+    let mut detail = quiesced.fingerprint.summary();
     if !drained.is_empty() {
         detail = format!("{drained}; {detail}");
     }
@@ -327,6 +335,11 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
 /// Ends the old engine, unless it has ended.
 async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Result<(), Cause> {
     if sup.host.process().is_none() {
+        // Another version reads what this one left: if that is half, this one has to recover first.
+        if section.plan.steps.contains(&SectionStep::Keep) && !sup.host.ended_cleanly(&section.from) {
+            let message = format!("{} ended without a clean stop", section.from.label());
+            return Err(Cause::new(message, "it recovers by itself; ask again when it serves"));
+        }
         return Ok(());
     }
     // Writes that go on by themselves would be acknowledged, and counted by nobody.
@@ -342,7 +355,8 @@ async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Resul
 /// How long connections may wait: as configured, or longer where so much data has to be loaded that it would not do.
 fn hold_limit(sup: &Supervisor, section: &Section) -> Result<Duration, Cause> {
     let estimate = PreImage::estimate(&sup.host.paths).map_err(cause)?;
-    let expected = Duration::from_millis(tasks::expected_gap_millis(&section.to, &estimate, estimate.bytes));
+    let expected =
+        Duration::from_millis(tasks::expected_gap_millis(&section.from, &section.to, &estimate, estimate.bytes));
     Ok(sup.host.hold_limit().max(expected * HOLD_FACTOR))
 }
 
@@ -357,12 +371,12 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
                 serving(sup, &section).await?;
             }
             // Not now: a snapshot takes its time, and the instance serves. The supervisor does it next.
-            sup.state.settle = measures(sup).found.or(sup.state.settle.take());
+            sup.state.settle = measures(sup).before().or(sup.state.settle.take());
             blocking(&sup.host.paths, section.operation, PreImage::discard).await
         }
         SectionStep::Quiesce if was_running => {
             let client = serving(sup, &section).await?;
-            client.unquiesce(&section.from).await.map_err(cause)
+            client.unquiesce(&section.from, &measures(sup)).await.map_err(cause)
         }
         SectionStep::Stop if was_running => {
             if let Phase::Backward { attempt: 0, .. } = journal.phase {
@@ -426,13 +440,13 @@ async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause>
     let client = sup.host.ready(spec).await?;
     let before = sup.state.section.as_ref().and_then(|j| j.fingerprint.as_ref());
     let findings = match before {
-        Some(before) => client.prove(spec, before).await,
+        Some(before) => client.prove(spec, &measures(sup), before).await,
         // The old engine had died before anything was counted.
         None => client.verify_closed(spec).await,
     };
     let findings = findings.map_err(cause)?;
     if findings.is_empty() {
-        return Ok(before.map(summary).unwrap_or_default());
+        return Ok(before.map(Fingerprint::summary).unwrap_or_default());
     }
     // All of them are in the cause. Thousands of keys may be missing, and somebody is to read the sentence.
     let mut told: Vec<_> = findings.iter().take(FINDINGS_TOLD).map(ToString::to_string).collect();
@@ -445,12 +459,6 @@ async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause>
     );
     cause.findings = findings;
     Err(cause)
-}
-
-/// A fingerprint in a sentence, for the record of a step.
-fn summary(fingerprint: &Fingerprint) -> String {
-    let keys: u64 = fingerprint.databases.values().map(|count| count.keys).sum();
-    format!("{keys} keys in {} databases, {} compared in whole", fingerprint.databases.len(), fingerprint.sample.len())
 }
 
 /// Lets clients in. Where there is no gate, engines that cannot open a port while they run are started a second time. So is one

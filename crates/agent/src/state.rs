@@ -11,7 +11,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use coffer_core::datastore::Number;
-use coffer_core::engine::redis::config::Persistence;
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, OperationId, TaskId};
 use coffer_core::operation::Phase;
@@ -22,7 +21,7 @@ use coffer_wire::agent::AgentEvent;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::redis::{Fingerprint, Temporary};
+use crate::driver::{Fingerprint, Settled, Temporary};
 
 /// What survives the agent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -38,7 +37,7 @@ pub struct State {
     /// How the engine is isolated and what of its flavor is enforced, in sentences.
     pub isolation: Vec<String>,
     /// How the engine should keep its data, where measures that are in force only for a while are still to be ended.
-    pub settle: Option<Persistence>,
+    pub settle: Option<Settled>,
     /// The section that is being worked off.
     pub section: Option<Journal>,
     /// Results that the control plane has not taken yet.
@@ -190,4 +189,21 @@ pub(crate) fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     // fs-err wraps the error but keeps its kind.
     matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fingerprint, Settled, Temporary};
+
+    #[test]
+    fn what_agents_wrote_before_there_was_another_engine_is_read_as_it_was() {
+        let settle = r#"{"appendonly":true,"save":"60 1","auto_aof_rewrite_percentage":"100","hz":"10"}"#;
+        assert!(matches!(serde_json::from_str(settle), Ok(Settled::Redis(_))));
+        for measures in [r#"{"found":null,"sample":[]}"#.to_owned(), format!(r#"{{"found":{settle},"sample":[]}}"#)] {
+            assert!(matches!(serde_json::from_str(&measures), Ok(Temporary::Redis(_))), "{measures}");
+        }
+        let held = r#"{"number":"7.0.15","role":"master","databases":{"0":{"keys":1,"volatile":0}},"types":null,
+                       "sample":[],"functions":null,"users":null,"taken_at_ms":1}"#;
+        assert!(matches!(serde_json::from_str(held), Ok(Fingerprint::Redis(_))));
+    }
 }

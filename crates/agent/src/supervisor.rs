@@ -16,7 +16,6 @@
 
 use std::time::Duration;
 
-use coffer_core::engine::redis::config::Persistence;
 use coffer_core::finding::Cause;
 use coffer_core::instance::{Engine, Observed};
 use coffer_core::task::{Learned, Order, Outcome, TaskResult};
@@ -25,8 +24,9 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::driver::{Client, Settled};
 use crate::engine::EngineHost;
-use crate::redis::{Client, Exposure, PreImage};
+use crate::redis::{Exposure, PreImage};
 use crate::sandbox::Exit;
 use crate::section;
 use crate::state::{Durability, State, StateFile};
@@ -195,7 +195,7 @@ impl Supervisor {
         match self.host.start(&spec, Exposure::Open).await {
             Ok(_) => {
                 // Whatever the files were, from now on data is kept as the configuration says.
-                self.state.settle.get_or_insert_with(|| Persistence::configured(&spec));
+                self.state.settle = self.state.settle.take().or_else(|| Settled::configured(&spec));
                 self.note_start();
                 self.save(Durability::Flushed)?;
             }

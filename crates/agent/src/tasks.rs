@@ -4,21 +4,16 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use coffer_core::engine::redis::checks::{self, Facts};
 use coffer_core::finding::{Cause, refuses};
 use coffer_core::id::Digest;
 use coffer_core::spec::{EngineSpec, ImageWanted};
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
 use coffer_image::{Image, Release, Store};
 
+use crate::driver::{self, Client, Seen};
 use crate::engine::{EngineHost, cause};
-use crate::redis::{self, Client, Estimate, Paths, PreImage, Secrets};
+use crate::redis::{Estimate, Paths, PreImage, Secrets};
 use crate::sandbox::User;
-
-/// How long an engine without data takes to stop, and the next one to start and be proven, on a small machine.
-const STOP_AND_START_MILLIS: u64 = 150;
-/// How much data an engine loads in a second on a small machine: about 4.5 s for a gigabyte were measured.
-const LOAD_BYTES_A_SECOND: u64 = 200 << 20;
 
 /// What a task that looks needs of the instance.
 struct Sight {
@@ -84,9 +79,9 @@ impl Sight {
             return Err(Cause::new("the instance does not run an engine yet", ""));
         };
         let client = Client::connect(from, &self.paths, &self.secrets).await.map_err(cause)?;
-        let facts = client.facts(from, &self.paths).await.map_err(cause)?;
-        learned.findings = checks::check(&facts, from, to);
-        learned.preview = Some(self.preview(from, to, &facts)?);
+        let seen = client.look(from, to, &self.paths).await.map_err(cause)?;
+        learned.preview = Some(self.preview(from, to, &seen)?);
+        learned.findings = seen.findings;
         if try_target && let Err(why) = self.try_target(to).await {
             learned.findings.push(why);
         }
@@ -129,26 +124,21 @@ impl Sight {
             )
         };
         let root = root.map_err(|e| refused(coffer_image::in_full(&e)))?;
-        redis::try_target(to, &root, &self.paths, &self.secrets, self.user)
+        driver::try_target(to, &root, &self.paths, &self.secrets, self.user)
             .await
             .map_err(|e| refused(format!("it does not start on its configuration: {}", cause(e).message)))
     }
 
-    fn preview(&self, from: &EngineSpec, to: &EngineSpec, facts: &Facts) -> Result<Preview, Cause> {
+    fn preview(&self, from: &EngineSpec, to: &EngineSpec, seen: &Seen) -> Result<Preview, Cause> {
         let estimate = PreImage::estimate(&self.paths).map_err(cause)?;
-        let number = |name: &str| facts.info.get(name).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         // The append-only file that is written for the stop is not there yet. On disk data takes no more than in memory.
-        let data = number("used_memory_dataset").max(estimate.bytes);
-        let vehicle = match number("aof_enabled") {
-            0 => "the append-only file is turned on for the time of the upgrade, so that the stop needs no snapshot",
-            _ => "the append-only file is rewritten, so that little is left to be read",
-        };
-        let gap_millis = expected_gap_millis(to, &estimate, data);
+        let data = seen.data_bytes.max(estimate.bytes);
+        let gap_millis = expected_gap_millis(from, to, &estimate, data);
         Ok(Preview {
             preimage_method: estimate.method,
             preimage_bytes: data,
             preimage_millis: estimate.millis,
-            while_serving: vec![vehicle.to_owned()],
+            while_serving: vec![seen.while_serving.clone()],
             stops: format!("{} is stopped and {} started on the same data", from.label(), to.label()),
             gap_millis,
         })
@@ -166,9 +156,9 @@ impl Sight {
 }
 
 /// For how long clients will not be able to write, as far as can be told: `data` bytes are to be loaded.
-pub(crate) fn expected_gap_millis(to: &EngineSpec, estimate: &Estimate, data: u64) -> u64 {
-    let stop_and_start = STOP_AND_START_MILLIS * if redis::opens_in_place(to.number) { 1 } else { 2 };
-    stop_and_start + estimate.millis + data * 1000 / LOAD_BYTES_A_SECOND
+pub(crate) fn expected_gap_millis(from: &EngineSpec, to: &EngineSpec, estimate: &Estimate, data: u64) -> u64 {
+    let load = driver::load_bytes_a_second(to).map_or(0, |a_second| data * 1000 / a_second);
+    driver::stop_and_start_millis(from, to) + estimate.millis + load
 }
 
 /// The engine root of an image that was fetched before.

@@ -125,6 +125,7 @@ impl World {
             log: self.path("agent/engine.log"),
             lock: self.path("agent/engine.lock"),
             cwd: "/data".into(),
+            stdin: None,
             gated: true,
         };
         let started = sandbox::start(&launch).unwrap();

@@ -119,6 +119,7 @@ impl World {
             log: self.path("agent/engine.log"),
             lock: self.path("agent/engine.lock"),
             cwd: "/volume/data".into(),
+            stdin: None,
             gated: false,
         }
     }

@@ -283,3 +283,21 @@ fn a_series_that_nobody_asked_warns_where_a_known_one_refuses() {
     assert!(refuses(&check("mysql 9.7.4", "character_set_server=utf8; collation_server=utf8_general_ci")));
     assert_eq!(check("mysql 9.7.4", "character_set_server=utf8mb3; collation_server=utf8mb3_general_ci"), []);
 }
+
+#[test]
+fn what_only_the_agent_sets_is_refused_however_it_is_written() {
+    for name in [
+        "datadir",
+        "Skip-Grant-Tables",
+        "loose_plugin-load",
+        "skip_networking",
+        "plugin_loa",
+        "innodb_fast_shutdown",
+        "a\nb",
+        "",
+        "a=b",
+    ] {
+        let settings = [(name.to_owned(), "1".to_owned())].into();
+        assert!(refuses(&check_settings(&version("mariadb 10.11.19"), &settings)), "{name:?}");
+    }
+}

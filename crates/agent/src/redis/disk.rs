@@ -155,7 +155,7 @@ pub(super) fn forget_append_only(data: &Path) -> io::Result<()> {
 }
 
 /// Makes the file or directory not be there.
-pub(super) fn ensure_absent(path: &Path) -> io::Result<()> {
+pub(crate) fn ensure_absent(path: &Path) -> io::Result<()> {
     let removed = match fs_err::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs_err::remove_dir_all(path),
         Ok(_) => fs_err::remove_file(path),

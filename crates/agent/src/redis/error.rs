@@ -27,6 +27,9 @@ pub enum Error {
     /// The engine does not keep what it acknowledges in an append-only file, so a stop would lose it.
     #[error("the engine cannot be stopped without a loss: {reason}; hint: mend that, then ask again")]
     Unsafe { reason: String },
+    /// Clients do what keeps the engine from being stopped.
+    #[error("the engine is busy: {reason}; hint: wait until it is over or end it, then ask again")]
+    Busy { reason: String },
     /// The engine ended, and these are the last lines of its log.
     #[error("{what} ended with {exit}; its last words: {log}")]
     Ended { what: String, exit: String, log: String },

@@ -115,6 +115,7 @@ pub fn launch(
         log: paths.agent.join("engine.log"),
         lock: paths.agent.join("engine.lock"),
         cwd: "/data".into(),
+        stdin: None,
         gated: false,
     })
 }
@@ -132,7 +133,7 @@ fn program(datastore: Datastore, root: &Path) -> String {
 }
 
 /// Where a file of the sandbox is on the host, given what its directory is there.
-fn inside(dir: &Path, path: &str) -> PathBuf {
+pub(crate) fn inside(dir: &Path, path: &str) -> PathBuf {
     dir.join(path.rsplit('/').next().unwrap_or(path))
 }
 
@@ -140,7 +141,7 @@ fn hash(password: &SecretString) -> String {
     hex(&Sha256::digest(password.expose_secret()))
 }
 
-pub(super) fn ensure_dir(dir: &Path, user: User) -> Result<(), Error> {
+pub(crate) fn ensure_dir(dir: &Path, user: User) -> Result<(), Error> {
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
         _ => {}
@@ -161,7 +162,7 @@ fn owner(user: User) -> Option<(rustix::fs::Uid, rustix::fs::Gid)> {
     }
 }
 
-fn replace(path: &Path, content: &[u8], user: User) -> Result<(), Error> {
+pub(crate) fn replace(path: &Path, content: &[u8], user: User) -> Result<(), Error> {
     let new = path.with_extension("new");
     disk::ensure_absent(&new)?;
     let mut file = fs_err::OpenOptions::new();

@@ -43,10 +43,13 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub use client::Client;
+pub(crate) use disk::ensure_absent;
 pub use error::Error;
 pub use launch::{Exposure, Port, launch, opens_in_place, write_config};
+pub(crate) use launch::{ensure_dir, inside, replace};
 pub use log::last_words;
 pub use preimage::{Estimate, PreImage};
+pub(crate) use probe::{Caller, End};
 pub use probe::{Probe, Seen};
 pub use section::Quiesced;
 pub use trial::try_target;
@@ -104,7 +107,7 @@ pub(crate) async fn warm(paths: &Paths) {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | snapshot, base of an append-only file | another name for it (hard link) | engines only replace them |
 //! | rest of an append-only file | copied ahead, by the file system where it can (reflink), then its tail | it only grows |
-//! | configuration, users, manifest | copied | small |
+//! | anything else | copied ahead, and again after the stop where it changed since | inode, size and times say so |
 //!
 //! The last act is a list of the files with their sizes; without it there is no pre-image.
 
@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use coffer_core::id::OperationId;
-use rustix::fs::{CWD, Gid, OFlags, RenameFlags, Uid, renameat_with};
+use rustix::fs::{AtFlags, CWD, Gid, OFlags, RenameFlags, StatxFlags, Uid, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{self, File, Kind, ensure_absent, open};
@@ -24,6 +24,8 @@ use super::{Error, Paths};
 /// What a plain copy does a second, for estimates: what a slow disk does.
 const BYTES_A_SECOND: u64 = 200_000_000;
 const LIST: &str = "preimage.json";
+/// How old a change must be for the next one to have another time.
+const SETTLED_SECONDS: i64 = 2;
 
 /// What taking a pre-image would mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +70,8 @@ impl PreImage {
         let copied: u64 = files.iter().filter(|f| f.kind != Kind::Replaced).map(|f| f.size).sum();
         Ok(Estimate {
             method:
-                "hard links for files that are only replaced; append-only files are copied while the engine serves, \
-                     and what was written since after it has stopped"
+                "hard links for files that are only replaced; all others are copied while the engine serves, by the file \
+                     system where it can, and what was written since after it has stopped"
                     .to_owned(),
             bytes: files.iter().map(|f| f.size).sum(),
             millis: copied * 1000 / BYTES_A_SECOND,
@@ -82,7 +84,7 @@ impl PreImage {
             return Ok(());
         }
         self.ensure_dirs()?;
-        for file in disk::files(&self.paths.data)?.iter().filter(|f| f.kind != Kind::Other) {
+        for file in &disk::files(&self.paths.data)? {
             match self.keep(&self.paths.data, "data", file) {
                 // The engine has replaced it; the one that took its place is kept later.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -196,10 +198,7 @@ impl PreImage {
         match file.kind {
             Kind::Replaced => ensure_link(&from, &to, file.inode),
             Kind::Appended => ensure_copy(&from, &to),
-            Kind::Other => {
-                ensure_absent(&to)?;
-                ensure_copy(&from, &to)
-            }
+            Kind::Other => ensure_fresh_copy(&from, &to),
         }
     }
 }
@@ -232,6 +231,24 @@ fn ensure_link(from: &Path, to: &Path, inode: u64) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => ensure_copy(from, to),
         other => other,
     }
+}
+
+/// A copy of a file that may change anywhere: it is made anew unless the file is what it was before its copy began.
+fn ensure_fresh_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let now = rustix::fs::statx(CWD, from, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+    let (changed, seen) = (now.stx_mtime, rustix::time::clock_gettime(rustix::time::ClockId::Realtime));
+    let is = format!("{} {} {}.{:09}", now.stx_ino, now.stx_size, changed.tv_sec, changed.tv_nsec);
+    // A file that was just written may be written again without another time: such a copy is not trusted later.
+    let settled = seen.tv_sec - changed.tv_sec > SETTLED_SECONDS;
+    let marker = copied(to);
+    if fs_err::read_to_string(&marker).is_ok_and(|was| was == is) && to.exists() {
+        return Ok(());
+    }
+    ensure_absent(&marker)?;
+    ensure_absent(&self::marker(to))?;
+    ensure_absent(to)?;
+    ensure_copy(from, to)?;
+    if settled { fs_err::write(&marker, is) } else { Ok(()) }
 }
 
 /// A copy of a file that only grows: what lacks of it is added. Where the file was replaced since, it is begun anew.
@@ -268,4 +285,10 @@ fn ensure_copy(from: &Path, to: &Path) -> io::Result<()> {
 fn marker(copy: &Path) -> PathBuf {
     let name = copy.file_name().unwrap_or_default().to_string_lossy();
     copy.with_file_name(format!("temp-of-{name}"))
+}
+
+/// Says what a file was before its copy began, where that can be trusted.
+fn copied(copy: &Path) -> PathBuf {
+    let name = copy.file_name().unwrap_or_default().to_string_lossy();
+    copy.with_file_name(format!("temp-seen-{name}"))
 }

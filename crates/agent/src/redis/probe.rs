@@ -30,6 +30,25 @@ const LINE: u64 = 4096;
 /// A user, where the engine has users, and the password.
 type Login = (Option<&'static str>, SecretString);
 
+/// A short-lived client of one kind of engine.
+pub(crate) trait Caller: Send + 'static {
+    /// What one of them does from connecting to leaving.
+    fn attempt(&mut self, address: SocketAddr) -> impl Future<Output = End>;
+}
+
+/// A client of Redis and Valkey.
+struct Keys {
+    logins: Vec<Login>,
+    /// The login that was taken last, with which the next one begins, as a client knows its own.
+    login: usize,
+}
+
+impl Caller for Keys {
+    async fn attempt(&mut self, address: SocketAddr) -> End {
+        attempt(address, &self.logins, &mut self.login).await
+    }
+}
+
 /// What clients saw from the start of a probe to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -59,12 +78,21 @@ impl Probe {
         Self::at(SocketAddr::from((address, spec.datastore().port())), logins, LAST_CHANCE)
     }
 
+    /// Begins with other clients.
+    pub(crate) fn visiting(spec: &EngineSpec, caller: impl Caller) -> Self {
+        Self::of(SocketAddr::from((spec.address, spec.datastore().port())), caller, LAST_CHANCE)
+    }
+
     fn at(address: SocketAddr, logins: Vec<Login>, last_chance: Duration) -> Self {
+        Self::of(address, Keys { logins, login: 0 }, last_chance)
+    }
+
+    fn of(address: SocketAddr, mut caller: impl Caller, last_chance: Duration) -> Self {
         let (told, hears) = watch::channel(false);
         let thread = std::thread::spawn(move || {
             // So that a connection that waits in the kernel, wherever it does, can be given up.
             match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(look(address, &logins, hears, last_chance)),
+                Ok(runtime) => runtime.block_on(look(address, &mut caller, hears, last_chance)),
                 Err(error) => {
                     tracing::warn!(%error, "nobody measures what clients see");
                     Seen::default()
@@ -81,7 +109,12 @@ impl Probe {
     }
 }
 
-async fn look(address: SocketAddr, logins: &[Login], told: watch::Receiver<bool>, last_chance: Duration) -> Seen {
+async fn look(
+    address: SocketAddr,
+    caller: &mut impl Caller,
+    told: watch::Receiver<bool>,
+    last_chance: Duration,
+) -> Seen {
     let mut seen = Seen::default();
     let mut last_success = Instant::now();
     let mut ending = told.clone();
@@ -93,7 +126,7 @@ async fn look(address: SocketAddr, logins: &[Login], told: watch::Receiver<bool>
         }
     };
     tokio::select! {
-        () = attempts(address, logins, &told, &mut seen, &mut last_success) => {}
+        () = attempts(address, caller, &told, &mut seen, &mut last_success) => {}
         // A connection that is given up here did not fail.
         () = over => {}
     }
@@ -104,15 +137,14 @@ async fn look(address: SocketAddr, logins: &[Login], told: watch::Receiver<bool>
 /// One attempt after the other, up to the first success after `told`.
 async fn attempts(
     address: SocketAddr,
-    logins: &[Login],
+    caller: &mut impl Caller,
     told: &watch::Receiver<bool>,
     seen: &mut Seen,
     last_success: &mut Instant,
 ) {
-    let mut login = 0;
     loop {
         let began = Instant::now();
-        let end = timeout(PATIENCE, attempt(address, logins, &mut login)).await.unwrap_or(End::Reset);
+        let end = timeout(PATIENCE, caller.attempt(address)).await.unwrap_or(End::Reset);
         let clients = &mut seen.clients;
         clients.attempts += 1;
         match end {
@@ -135,7 +167,7 @@ async fn attempts(
 
 /// How an attempt ended.
 #[derive(Clone, Copy)]
-enum End {
+pub(crate) enum End {
     Done,
     Refused,
     Reset,

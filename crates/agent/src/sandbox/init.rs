@@ -114,6 +114,13 @@ fn become_engine(report: &mut std::fs::File) -> Result<(), Failure> {
 
     let log_flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let log = open(&launch.log, log_flags, Mode::RUSR | Mode::WUSR).map_err(Failure::at(Step::Log, &launch.log))?;
+    let stdin = match &launch.stdin {
+        Some(path) => Some(
+            open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                .map_err(Failure::at(Step::Log, path))?,
+        ),
+        None => None,
+    };
     let (lock, record) = take_lock(&launch.lock).map_err(Failure::at(Step::Lock, &launch.lock))?;
     for group in &order.cgroups {
         // "0" is the writer itself, and what it forks.
@@ -131,7 +138,8 @@ fn become_engine(report: &mut std::fs::File) -> Result<(), Failure> {
             return Ok(());
         }
         drop(go_read);
-        return run_program(&order, &log, &lock, &link, report);
+        let files = Files { stdin, log, lock };
+        return run_program(&order, &files, &link, report);
     };
     let holder = Holder::of(child, order.cgroups.clone()).map_err(Failure::at(Step::Fork, ""))?;
     holder.write_to(record).map_err(Failure::at(Step::Lock, &launch.lock))?;
@@ -176,14 +184,15 @@ fn leave_namespaces(order: &Order) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The files that the engine inherits.
+struct Files {
+    stdin: Option<OwnedFd>,
+    log: OwnedFd,
+    lock: OwnedFd,
+}
+
 /// The rest, in the process that becomes the engine. Returns only if a step failed.
-fn run_program(
-    order: &Order,
-    log: &OwnedFd,
-    lock: &OwnedFd,
-    link: &OwnedFd,
-    report: &mut std::fs::File,
-) -> Result<(), Failure> {
+fn run_program(order: &Order, files: &Files, link: &OwnedFd, report: &mut std::fs::File) -> Result<(), Failure> {
     let launch = &order.launch;
     setsid().map_err(Failure::at(Step::Fork, ""))?;
     root::enter(launch)?;
@@ -195,12 +204,16 @@ fn run_program(
         return Err(Failure::at(Step::Exec, "")(Errno::INVAL));
     };
     let attach = || -> Result<(), Errno> {
-        let nothing = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::stdio::dup2_stdin(nothing)?;
-        rustix::stdio::dup2_stdout(log)?;
-        rustix::stdio::dup2_stderr(log)?;
+        match &files.stdin {
+            Some(file) => rustix::stdio::dup2_stdin(file)?,
+            None => {
+                rustix::stdio::dup2_stdin(open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)?;
+            }
+        }
+        rustix::stdio::dup2_stdout(&files.log)?;
+        rustix::stdio::dup2_stderr(&files.log)?;
         // The one file that the engine inherits: while it is open, no second engine starts.
-        rustix::io::fcntl_setfd(lock.as_fd(), FdFlags::empty())
+        rustix::io::fcntl_setfd(files.lock.as_fd(), FdFlags::empty())
     };
     attach().map_err(Failure::at(Step::Exec, program))?;
     umask(Mode::RWXG | Mode::RWXO);

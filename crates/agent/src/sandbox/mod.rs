@@ -68,6 +68,9 @@ pub struct Launch {
     pub lock: PathBuf,
     /// The engine's working directory, inside.
     pub cwd: PathBuf,
+    /// File on the host that is the engine's standard input. `None`: it is empty.
+    #[serde(default)]
+    pub stdin: Option<PathBuf>,
     /// Whether the engine's `bind` and `listen` are told, over [`Started::notify`], and wait for an answer.
     pub gated: bool,
 }
@@ -140,7 +143,7 @@ impl std::fmt::Display for Isolation {
 pub enum Step {
     /// Reading the order of the agent, or answering it.
     Order,
-    /// Opening the log file.
+    /// Opening the log file, or what the engine reads.
     Log,
     /// Opening the lock file or writing to it.
     Lock,

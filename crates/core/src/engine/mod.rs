@@ -81,7 +81,8 @@ impl SettingsChange {
 pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Finding> {
     match from.datastore {
         Datastore::Redis | Datastore::Valkey => redis::path::check(from, to, catalogue),
-        Datastore::Mysql | Datastore::Mariadb => vec![unsupported(from)],
+        Datastore::Mariadb => sql::path::check(from, to, catalogue),
+        Datastore::Mysql => vec![unsupported(from)],
     }
 }
 

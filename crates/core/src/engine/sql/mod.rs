@@ -1,7 +1,11 @@
 //! What Coffer knows of MariaDB and MySQL: pure decisions about values that an agent gathers and acts on.
 //!
-//! [`parameters`] and [`settings`] say what becomes of configuration.
+//! [`path`] says which upgrades work, [`parameters`] and [`settings`] what becomes of configuration, [`config`] renders the files
+//! and says who may what, [`proof`] whether all is there afterwards.
 
+pub mod config;
 pub mod parameters;
+pub mod path;
+pub mod proof;
 mod rules;
 pub mod settings;

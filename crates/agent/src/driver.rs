@@ -1,0 +1,396 @@
+//! The seam between the agent and the engines: what a section asks of whatever runs, passed on to the driver of its family.
+//!
+//! [`redis`] speaks with Redis and Valkey, [`sql`] with MariaDB. What one of them has no need of does nothing here.
+
+use std::path::Path;
+
+use coffer_core::datastore::Datastore;
+use coffer_core::engine::redis::checks;
+use coffer_core::engine::redis::config::Persistence;
+use coffer_core::engine::sql::proof::Holdings;
+use coffer_core::finding::{Cause, Finding};
+use coffer_core::spec::EngineSpec;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Duration, Instant};
+
+use crate::engine::cause;
+use crate::redis::{self, Error, Exposure, Paths, Port, Probe, Secrets};
+use crate::sandbox::{Launch, Process, User};
+use crate::sql;
+
+/// A connection to the engine, as the agent's own user.
+#[derive(Clone)]
+pub(crate) enum Client {
+    Redis(redis::Client),
+    Sql(sql::Client),
+}
+
+/// What the engine held when writes were made to wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, try_from = "serde_json::Value")]
+pub enum Fingerprint {
+    Redis(redis::Fingerprint),
+    Sql(Holdings),
+}
+
+/// By hand, since numbers as keys of a map are lost on the way through an untagged enum.
+impl TryFrom<serde_json::Value> for Fingerprint {
+    type Error = serde_json::Error;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, Self::Error> {
+        match value.get("objects") {
+            Some(_) => serde_json::from_value(value).map(Self::Sql),
+            None => serde_json::from_value(value).map(Self::Redis),
+        }
+    }
+}
+
+/// Measures that are in force only for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Temporary {
+    Redis(redis::Temporary),
+    Sql(sql::Temporary),
+}
+
+/// How the engine is to be once the measures are over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Settled {
+    Redis(Persistence),
+    Sql(sql::Measures),
+}
+
+/// Writes wait.
+pub(crate) struct Quiesced {
+    pub(crate) fingerprint: Fingerprint,
+    /// When the engine lets writes go on by itself.
+    pub(crate) until: Instant,
+}
+
+/// What was seen of an engine before an upgrade.
+pub(crate) struct Seen {
+    pub(crate) findings: Vec<Finding>,
+    /// How much there is to be loaded, as far as the engine tells.
+    pub(crate) data_bytes: u64,
+    /// What is done while the engine serves.
+    pub(crate) while_serving: String,
+}
+
+/// A wait without an end: the lock of an engine of SQL is held until its connection goes.
+const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
+
+impl Default for Temporary {
+    fn default() -> Self {
+        Self::Redis(redis::Temporary::default())
+    }
+}
+
+impl Temporary {
+    /// How it was before; `None`: no measure is in force.
+    pub(crate) fn before(self) -> Option<Settled> {
+        match self {
+            Self::Redis(measures) => measures.found.map(Settled::Redis),
+            Self::Sql(measures) => Some(Settled::Sql(measures.before)),
+        }
+    }
+}
+
+impl Settled {
+    /// As the configuration says. `None` where an engine that was started is that already.
+    pub(crate) fn configured(spec: &EngineSpec) -> Option<Self> {
+        (!is_sql(spec)).then(|| Self::Redis(Persistence::configured(spec)))
+    }
+}
+
+impl Fingerprint {
+    /// In a sentence, for the record of a step.
+    pub(crate) fn summary(&self) -> String {
+        match self {
+            Self::Redis(held) => {
+                let keys: u64 = held.databases.values().map(|count| count.keys).sum();
+                format!("{keys} keys in {} databases, {} compared in whole", held.databases.len(), held.sample.len())
+            }
+            Self::Sql(held) => {
+                format!("{} objects, rows of {} tables among them", held.objects.len(), held.sampled)
+            }
+        }
+    }
+}
+
+fn is_sql(spec: &EngineSpec) -> bool {
+    matches!(spec.datastore(), Datastore::Mysql | Datastore::Mariadb)
+}
+
+/// Whether an engine can open its port while it runs, by [`Client::listen`].
+pub(crate) fn opens_in_place(spec: &EngineSpec) -> bool {
+    !is_sql(spec) && redis::opens_in_place(spec.number)
+}
+
+/// Writes the configuration, and makes the data where there is none.
+pub(crate) async fn prepare_files(
+    spec: &EngineSpec,
+    root: &Path,
+    paths: &Paths,
+    secrets: &Secrets,
+    user: User,
+) -> Result<(), Error> {
+    if is_sql(spec) {
+        sql::write_config(spec, paths, user)?;
+        sql::ensure_data(spec, root, paths, secrets, user).await
+    } else {
+        redis::write_config(spec, paths, secrets, user)
+    }
+}
+
+/// What starts this engine on what is on disk.
+pub(crate) fn launch(
+    spec: &EngineSpec,
+    root: &Path,
+    paths: &Paths,
+    user: User,
+    exposure: Exposure,
+    port: Port,
+) -> Result<Launch, Error> {
+    if is_sql(spec) {
+        Ok(sql::launch(spec, root, paths, user, port))
+    } else {
+        redis::launch(spec, root, paths, user, exposure, port)
+    }
+}
+
+/// Asks the target binary whether it would start.
+pub(crate) async fn try_target(
+    spec: &EngineSpec,
+    root: &Path,
+    paths: &Paths,
+    secrets: &Secrets,
+    user: User,
+) -> Result<(), Error> {
+    if is_sql(spec) {
+        sql::try_target(spec, root, paths, secrets, user).await
+    } else {
+        redis::try_target(spec, root, paths, secrets, user).await
+    }
+}
+
+/// Whether an engine that takes over from `from` has a step of its own to do before anybody may see it.
+pub(crate) fn has_own_step(from: &EngineSpec, to: &EngineSpec) -> bool {
+    is_sql(to) && from.number != to.number
+}
+
+/// The last that an engine writes into its log when it ends as it should; `None` where nothing depends on that.
+pub(crate) fn farewell(spec: &EngineSpec) -> Option<&'static str> {
+    is_sql(spec).then_some("Shutdown complete")
+}
+
+/// Begins to look as a client does.
+pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
+    if is_sql(spec) {
+        Probe::visiting(spec, sql::Visitor { password: secrets.agent.clone() })
+    } else {
+        Probe::start(spec, spec.address, secrets)
+    }
+}
+
+/// How long an engine needs from the stop to the proof beside what its data costs, in milliseconds on a small machine.
+pub(crate) fn stop_and_start_millis(from: &EngineSpec, to: &EngineSpec) -> u64 {
+    const SQL: u64 = 2_500;
+    const SQL_OWN_STEP: u64 = 12_000;
+    const REDIS: u64 = 150;
+    match (is_sql(to), has_own_step(from, to)) {
+        (true, true) => SQL + SQL_OWN_STEP,
+        (true, false) => SQL,
+        (false, _) => REDIS * if opens_in_place(to) { 1 } else { 2 },
+    }
+}
+
+/// How much data an engine reads in a second before it serves; `None` where it serves without having read it.
+pub(crate) fn load_bytes_a_second(spec: &EngineSpec) -> Option<u64> {
+    (!is_sql(spec)).then_some(200 << 20)
+}
+
+impl Client {
+    pub(crate) async fn connect(spec: &EngineSpec, paths: &Paths, secrets: &Secrets) -> Result<Self, Error> {
+        if is_sql(spec) {
+            sql::Client::connect(paths).await.map(Self::Sql)
+        } else {
+            redis::Client::connect(spec, paths, secrets).await.map(Self::Redis)
+        }
+    }
+
+    /// Connects as soon as the engine has its data. Race it against the end of the process.
+    pub(crate) async fn ready(
+        spec: &EngineSpec,
+        paths: &Paths,
+        secrets: &Secrets,
+        silence: Duration,
+    ) -> Result<Self, Error> {
+        if is_sql(spec) {
+            sql::Client::ready(paths).await.map(Self::Sql)
+        } else {
+            redis::Client::ready(spec, paths, secrets, silence).await.map(Self::Redis)
+        }
+    }
+
+    /// Everything that stands in the way of an upgrade, and what it would mean.
+    pub(crate) async fn look(&self, from: &EngineSpec, to: &EngineSpec, paths: &Paths) -> Result<Seen, Error> {
+        match self {
+            Self::Redis(client) => {
+                let facts = client.facts(from, paths).await?;
+                let number = |name: &str| facts.info.get(name).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+                let vehicle = match number("aof_enabled") {
+                    0 => {
+                        "the append-only file is turned on for the time of the upgrade, so that the stop needs no snapshot"
+                    }
+                    _ => "the append-only file is rewritten, so that little is left to be read",
+                };
+                Ok(Seen {
+                    data_bytes: number("used_memory_dataset"),
+                    while_serving: vehicle.to_owned(),
+                    findings: checks::check(&facts, from, to),
+                })
+            }
+            Self::Sql(client) => Ok(Seen {
+                findings: client.look().await?,
+                data_bytes: 0,
+                while_serving: "dirty pages are written, so that the stop is short".to_owned(),
+            }),
+        }
+    }
+
+    /// Whether the engine is what `expect` says: version, role, configuration in force.
+    pub(crate) async fn verify(&self, expect: &EngineSpec) -> Result<Vec<Finding>, Error> {
+        match self {
+            Self::Redis(client) => client.verify(expect).await,
+            Self::Sql(client) => client.verify(expect).await,
+        }
+    }
+
+    /// The same of an engine that was started closed.
+    pub(crate) async fn verify_closed(&self, expect: &EngineSpec) -> Result<Vec<Finding>, Error> {
+        match self {
+            Self::Redis(client) => client.verify_closed(expect).await,
+            Self::Sql(client) => client.verify(expect).await,
+        }
+    }
+
+    /// What [`Client::prepare`] will change, and what is compared. Changes nothing.
+    pub(crate) async fn plan_measures(&self) -> Result<Temporary, Error> {
+        match self {
+            Self::Redis(client) => client.plan_measures().await.map(Temporary::Redis),
+            Self::Sql(client) => client.plan_measures().await.map(Temporary::Sql),
+        }
+    }
+
+    /// Takes measures so that the stop is short and loses nothing.
+    pub(crate) async fn prepare(&self, spec: &EngineSpec, measures: &Temporary) -> Result<(), Error> {
+        match (self, measures) {
+            (Self::Redis(client), Temporary::Redis(measures)) => client.prepare(spec, measures).await,
+            (Self::Sql(client), Temporary::Sql(_)) => client.prepare().await,
+            _ => Err(mixed()),
+        }
+    }
+
+    /// Makes writes wait and tells what there is.
+    pub(crate) async fn quiesce(&self, spec: &EngineSpec, measures: &Temporary) -> Result<Quiesced, Error> {
+        match (self, measures) {
+            (Self::Redis(client), Temporary::Redis(measures)) => {
+                let quiesced = client.quiesce(spec, measures).await?;
+                Ok(Quiesced { fingerprint: Fingerprint::Redis(quiesced.fingerprint), until: quiesced.until })
+            }
+            (Self::Sql(client), Temporary::Sql(measures)) => {
+                let until = Instant::now() + FOR_EVER;
+                Ok(Quiesced { fingerprint: Fingerprint::Sql(client.quiesce(measures).await?), until })
+            }
+            _ => Err(mixed()),
+        }
+    }
+
+    /// Writes go on. Can be called again, and when they never waited.
+    pub(crate) async fn unquiesce(&self, spec: &EngineSpec, measures: &Temporary) -> Result<(), Error> {
+        match (self, measures) {
+            (Self::Redis(client), _) => client.unquiesce(spec).await,
+            (Self::Sql(client), Temporary::Sql(measures)) => client.unquiesce(&measures.before).await,
+            // Nothing was planned, so nothing was done.
+            (Self::Sql(_), Temporary::Redis(_)) => Ok(()),
+        }
+    }
+
+    /// Ends the engine with all that it acknowledged on disk.
+    pub(crate) async fn stop(self, spec: &EngineSpec, process: &Process, within: Duration) -> Result<(), Error> {
+        match self {
+            Self::Redis(client) => client.stop(spec, process, within).await,
+            Self::Sql(client) => client.stop(spec, process).await,
+        }
+    }
+
+    /// Whether the engine holds what `before` says. For an engine that was started closed.
+    pub(crate) async fn prove(
+        &self,
+        spec: &EngineSpec,
+        measures: &Temporary,
+        before: &Fingerprint,
+    ) -> Result<Vec<Finding>, Error> {
+        match (self, before) {
+            (Self::Redis(client), Fingerprint::Redis(before)) => client.prove(spec, before).await,
+            (Self::Sql(client), Fingerprint::Sql(before)) => {
+                let measures = match measures {
+                    Temporary::Sql(measures) => Some(measures),
+                    Temporary::Redis(_) => None,
+                };
+                client.prove(spec, measures, before).await
+            }
+            _ => Err(mixed()),
+        }
+    }
+
+    /// Ends the measures.
+    pub(crate) async fn settle(&self, want: &Settled, paths: &Paths) -> Result<(), Error> {
+        match (self, want) {
+            (Self::Redis(client), Settled::Redis(want)) => client.settle(want, paths).await,
+            (Self::Sql(client), Settled::Sql(want)) => client.settle(want).await,
+            _ => Err(mixed()),
+        }
+    }
+
+    /// Whether it has its port.
+    pub(crate) async fn listens(&self) -> Result<bool, Error> {
+        match self {
+            Self::Redis(client) => client.listens().await,
+            Self::Sql(client) => client.listens().await,
+        }
+    }
+
+    /// Opens its port, or closes it. Only where [`opens_in_place`].
+    pub(crate) async fn listen(&self, spec: &EngineSpec, wanted: bool) -> Result<(), Error> {
+        match self {
+            Self::Redis(client) => client.listen(spec, wanted).await,
+            Self::Sql(_) => Ok(()),
+        }
+    }
+
+    /// Ends what makes an engine that was started closed other than clients may have it.
+    pub(crate) async fn lift(&self, spec: &EngineSpec) -> Result<(), Error> {
+        match self {
+            Self::Redis(client) => client.lift(spec).await,
+            Self::Sql(client) => client.lift(spec).await,
+        }
+    }
+}
+
+/// No plan leads from one family to the other, so the journal is not of this engine.
+fn mixed() -> Error {
+    Error::Misunderstood { command: "the agent's journal" }
+}
+
+/// The new engine's own step, with what it said.
+pub(crate) async fn own_step(
+    root: &Path,
+    paths: &Paths,
+    secrets: &Secrets,
+    user: User,
+    cgroup: Option<crate::sandbox::CgroupLimits>,
+) -> Result<String, Cause> {
+    sql::upgrade(root, paths, secrets, user, cgroup).await.map_err(cause)
+}

@@ -1,0 +1,91 @@
+//! A data directory that was never used, made without a shell: the engine reads its own scripts.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use coffer_core::engine::sql::config::{BOOTSTRAP_BEGIN, CONFIG_FILE, bootstrap_end};
+use coffer_core::spec::EngineSpec;
+use secrecy::ExposeSecret as _;
+
+use super::launch::{self, PROGRAM, finish};
+use crate::redis::{Error, Paths, Secrets, ensure_absent, ensure_dir, replace};
+use crate::sandbox::User;
+
+/// How long it may take. Some seconds were measured on a busy machine.
+const LIMIT: Duration = Duration::from_secs(110);
+/// The scripts of the engine's package, in the order in which they build upon each other.
+const SCRIPTS: [&str; 5] = [
+    "mysql_system_tables.sql",
+    "mysql_performance_tables.sql",
+    "mysql_system_tables_data.sql",
+    "fill_help_tables.sql",
+    "maria_add_gis_sp_bootstrap.sql",
+];
+/// The script of later versions for the database `sys`.
+const SYS_SCRIPT: &str = "mysql_sys_schema.sql";
+
+/// Makes the data directory where there is none. It gets its name when it is complete, so one that has a name and
+/// contents is never touched, and half of one is begun anew. Needs the files of [`super::write_config`].
+pub(crate) async fn ensure_data(
+    spec: &EngineSpec,
+    root: &Path,
+    paths: &Paths,
+    secrets: &Secrets,
+    user: User,
+) -> Result<(), Error> {
+    if fs_err::read_dir(&paths.data)?.next().is_some() {
+        return Ok(());
+    }
+    let lock = paths.agent.join("init.lock");
+    launch::end_earlier(&lock).await?;
+    let new = paths.data.with_extension("new");
+    ensure_absent(&new)?;
+    ensure_dir(&new, user)?;
+    let script = paths.agent.join("init.sql");
+    replace(&script, &statements(root, secrets)?, User::Own)?;
+
+    let mut launch = launch::base(root, paths, user);
+    for bind in launch.binds.iter_mut().filter(|bind| bind.source == paths.data) {
+        bind.source.clone_from(&new);
+    }
+    launch.argv = [
+        PROGRAM,
+        &format!("--defaults-file={CONFIG_FILE}"),
+        "--bootstrap",
+        "--log-warnings=0",
+        "--max-allowed-packet=8M",
+    ]
+    .map(str::to_owned)
+    .into();
+    launch.stdin = Some(script.clone());
+    launch.lock = lock;
+    let made = finish(&launch, secrets, LIMIT, &format!("the making of the data of {}", spec.label())).await;
+    ensure_absent(&script)?;
+    made?;
+    fs_err::rename(&new, &paths.data)?;
+    if let Some(volume) = paths.data.parent() {
+        fs_err::File::open(volume)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// All that the bootstrap reads. Holds passwords.
+fn statements(root: &Path, secrets: &Secrets) -> Result<Vec<u8>, Error> {
+    let share = ["usr/share/mysql", "usr/share/mariadb"].map(|dir| root.join(dir));
+    let find = |name: &str| -> PathBuf {
+        let all = share.iter().map(|dir| dir.join(name));
+        all.clone().find(|path| path.exists()).unwrap_or_else(|| share[0].join(name))
+    };
+    let mut text = BOOTSTRAP_BEGIN.as_bytes().to_vec();
+    for name in SCRIPTS {
+        text.extend(fs_err::read(find(name))?);
+        text.push(b'\n');
+    }
+    text.extend(bootstrap_end(secrets.tenant.expose_secret(), secrets.agent.expose_secret()).into_bytes());
+    let sys = find(SYS_SCRIPT);
+    if sys.exists() {
+        text.extend(fs_err::read(sys)?);
+        text.push(b'\n');
+    }
+    Ok(text)
+}

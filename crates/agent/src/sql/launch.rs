@@ -1,0 +1,158 @@
+//! From a spec to files and launches: the engine, and the programs of its package.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use coffer_core::engine::sql::config::{self, AGENT, CONFIG_FILE, PASSWD_FILE, SOCKET};
+use coffer_core::spec::EngineSpec;
+use rustix::process::Signal;
+
+use crate::redis::{Error, Paths, Port, Secrets, ensure_absent, ensure_dir, inside, last_words, replace};
+use crate::sandbox::{self, Bind, CgroupLimits, Exit, Launch, User};
+
+/// Where the package has the server.
+pub(super) const PROGRAM: &str = "/usr/sbin/mariadbd";
+const UPGRADE: &str = "/usr/bin/mariadb-upgrade";
+/// What holds the lock of the engine's own step, and where its output goes.
+const UPGRADE_LOCK: &str = "upgrade.lock";
+const UPGRADE_LOG: &str = "upgrade.log";
+/// Files that an engine opens beside one per client: its tables, of which it keeps many open.
+const FILES_BESIDE_CLIENTS: u64 = 16_384;
+/// How long a killed program may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+/// How long the target may take to read its configuration.
+const TRY_LIMIT: Duration = Duration::from_secs(60);
+/// How long the engine's own step may take where nobody waits for it. Those who wait are cut off earlier by their own limit.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Writes `my.cnf` and the file of names, whole or not at all, mode 0600, owned by `user`: an engine ignores a file that
+/// others may write. The directories are made where they lack.
+pub(crate) fn write_config(spec: &EngineSpec, paths: &Paths, user: User) -> Result<(), Error> {
+    let tmp = inside(&paths.run, config::TMP);
+    for dir in [&paths.data, &paths.conf, &paths.run, &tmp] {
+        ensure_dir(dir, user)?;
+    }
+    replace(&inside(&paths.conf, CONFIG_FILE), config::render(spec).as_bytes(), user)?;
+    let agent = rustix::process::geteuid().as_raw();
+    let engine = match user {
+        User::Fixed { uid, .. } => uid,
+        User::Own => agent,
+    };
+    // In a user namespace the agent has the engine's id. The engine's own step has it in any case.
+    replace(&inside(&paths.conf, PASSWD_FILE), config::passwd(&[agent, engine]).as_bytes(), user)
+}
+
+/// What starts this engine. Needs the files of [`write_config`] and a data directory. Control group and gate are left to
+/// the caller.
+pub(crate) fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, port: Port) -> Launch {
+    let mut launch = base(root, paths, user);
+    launch.argv = vec![PROGRAM.to_owned(), format!("--defaults-file={CONFIG_FILE}")];
+    if port == Port::Later {
+        launch.argv.push("--skip-networking".to_owned());
+    }
+    launch.open_files = config::max_connections(spec) + FILES_BESIDE_CLIENTS;
+    launch
+}
+
+/// A launch without a program.
+pub(super) fn base(root: &Path, paths: &Paths, user: User) -> Launch {
+    let bind =
+        |source: &Path, target: &str, read_only| Bind { source: source.to_owned(), target: target.into(), read_only };
+    Launch {
+        root: root.to_owned(),
+        argv: Vec::new(),
+        env: BTreeMap::new(),
+        binds: vec![
+            bind(&paths.data, "/data", false),
+            bind(&paths.conf, "/conf", true),
+            bind(&paths.run, "/run", false),
+            bind(&inside(&paths.conf, PASSWD_FILE), "/etc/passwd", true),
+        ],
+        user,
+        open_files: FILES_BESIDE_CLIENTS,
+        cgroup: None,
+        log: paths.agent.join("engine.log"),
+        lock: paths.agent.join("engine.lock"),
+        cwd: "/data".into(),
+        stdin: None,
+        gated: false,
+    }
+}
+
+/// The engine's own step after a change of its version, by `mariadb-upgrade`, on the engine that runs. Can be called again.
+/// Gives the last lines of what it said. What it said as a whole is in `agent/upgrade.log`.
+pub(crate) async fn upgrade(
+    root: &Path,
+    paths: &Paths,
+    secrets: &Secrets,
+    user: User,
+    cgroup: Option<CgroupLimits>,
+) -> Result<String, Error> {
+    end_upgrade(paths).await?;
+    let mut launch = base(root, paths, user);
+    launch.argv =
+        [UPGRADE, "--no-defaults", &format!("--socket={SOCKET}"), &format!("--user={AGENT}")].map(str::to_owned).into();
+    launch.env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("HOME".to_owned(), "/tmp".to_owned())].into();
+    launch.cgroup = cgroup;
+    launch.log = paths.agent.join(UPGRADE_LOG);
+    launch.lock = paths.agent.join(UPGRADE_LOCK);
+    ensure_absent(&launch.log)?;
+    finish(&launch, secrets, UPGRADE_LIMIT, "mariadb-upgrade").await
+}
+
+/// Ends the engine's own step where it is still under way: whoever asked for it has given up, or died.
+pub(crate) async fn end_upgrade(paths: &Paths) -> Result<(), Error> {
+    end_earlier(&paths.agent.join(UPGRADE_LOCK)).await
+}
+
+/// Asks the target binary whether it takes the rendered configuration, in a scratch directory: it reads all of it when it
+/// is asked for its help, and fails on a name that it does not know. Nothing is left behind.
+pub(crate) async fn try_target(
+    spec: &EngineSpec,
+    root: &Path,
+    paths: &Paths,
+    secrets: &Secrets,
+    user: User,
+) -> Result<(), Error> {
+    let scratch = paths.agent.join("trial");
+    let trial = Paths::of(&scratch);
+    end_earlier(&trial.agent.join("engine.lock")).await?;
+    ensure_absent(&scratch)?;
+    for dir in [&scratch, &trial.agent] {
+        ensure_dir(dir, User::Own)?;
+    }
+    write_config(spec, &trial, user)?;
+    let mut launch = launch(spec, root, &trial, user, Port::Later);
+    launch.argv.extend(["--help", "--verbose"].map(str::to_owned));
+    let tried = finish(&launch, secrets, TRY_LIMIT, &spec.label()).await;
+    ensure_absent(&scratch)?;
+    tried.map(drop)
+}
+
+/// Runs a program to its end. An error unless it ends with status 0 in time; it does not go on then.
+pub(super) async fn finish(launch: &Launch, secrets: &Secrets, limit: Duration, what: &str) -> Result<String, Error> {
+    let from = fs_err::metadata(&launch.log).map_or(0, |log| log.len());
+    let started = sandbox::start(launch)?;
+    let exit = match tokio::time::timeout(limit, started.process.exited()).await {
+        Ok(exit) => exit?,
+        Err(_) => {
+            end_earlier(&launch.lock).await?;
+            return Err(Error::Late { what: "finish", within: limit, detail: format!(": {what}") });
+        }
+    };
+    let said = last_words(&launch.log, from, secrets);
+    match exit {
+        Exit::Code(0) => Ok(said),
+        exit => Err(Error::Ended { what: what.to_owned(), exit: exit.to_string(), log: said }),
+    }
+}
+
+/// Ends the program that holds this lock, if one does.
+pub(super) async fn end_earlier(lock: &Path) -> Result<(), Error> {
+    if let Some(process) = sandbox::adopt(lock).ok().flatten() {
+        process.signal(Signal::KILL)?;
+        let _ = tokio::time::timeout(KILL_LIMIT, process.exited()).await;
+    }
+    Ok(())
+}

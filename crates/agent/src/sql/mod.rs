@@ -1,0 +1,51 @@
+//! How an agent runs, asks and changes MariaDB. The only place that speaks its protocol.
+//!
+//! ```text
+//!   ensure_data                     a data directory that was never used, made by the engine's own scripts
+//!   write_config, launch            files and a `sandbox::Launch`
+//!   Client::ready                   the engine answers over its unix socket
+//!   Client::look, verify, try_target   look, change nothing
+//!   Client::plan_measures -> Temporary  (the caller writes it down)
+//!   Client::prepare                 dirty pages are written while it serves, so that the stop is short
+//!   Client::quiesce -> Holdings     nobody writes; what is there is read
+//!   Client::stop                    the engine has ended cleanly
+//!   upgrade                         the new engine's own step, `mariadb-upgrade`, while it is closed
+//!   Client::prove(&Holdings)        the new engine holds what was there
+//!   Client::lift                    as clients may have it
+//!   Client::settle                  the measures are over; also the undo of prepare
+//! ```
+//!
+//! The agent logs in by the user id at its end of the unix socket: there is no password that could leak.
+
+mod client;
+mod init;
+mod launch;
+mod read;
+mod section;
+mod visitor;
+
+use coffer_core::engine::sql::proof::Sampled;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use client::Client;
+pub(crate) use init::ensure_data;
+pub(crate) use launch::{end_upgrade, launch, try_target, upgrade, write_config};
+pub(crate) use visitor::Visitor;
+
+/// Measures that are in force only for a while. Written down by the caller before they are taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Temporary {
+    /// How it was before.
+    pub before: Measures,
+    /// The tables that are read for the proof.
+    pub tables: Vec<Sampled>,
+}
+
+/// What measures change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measures {
+    /// `innodb_max_dirty_pages_pct` and the same with `_lwm`.
+    pub dirty_pages_pct: String,
+    pub dirty_pages_pct_lwm: String,
+    pub read_only: String,
+}

@@ -1,0 +1,174 @@
+//! The part that clients feel, asked of the engine, and the measures that make it short.
+
+use std::time::Duration;
+
+use coffer_core::engine::sql::config::{self, AGENT, literal};
+use coffer_core::engine::sql::proof::{Holdings, compare};
+use coffer_core::finding::Finding;
+use coffer_core::spec::EngineSpec;
+use tokio::time::{Instant, sleep};
+
+use super::client::text;
+use super::{Client, Measures, Temporary, read};
+use crate::redis::Error;
+use crate::sandbox::{Exit, Process};
+
+/// How long dirty pages are waited for. What is left then is written in the stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// So few dirty pages are written within milliseconds.
+const FEW_PAGES: u64 = 200;
+/// How long a statement or transaction may have run, and how long others may take to end, when nobody is to write any
+/// more. Those who are connected wait that long.
+const BUSY_SECONDS: u32 = 5;
+/// How long an engine may take to write what it has and end. It can't be told otherwise once it was told to end.
+const STOP_LIMIT: Duration = Duration::from_secs(1800);
+
+impl Client {
+    /// What [`Client::prepare`] will change, and which tables are read for the proof. Changes nothing.
+    pub(crate) async fn plan_measures(&self) -> Result<Temporary, Error> {
+        let before = Measures {
+            dirty_pages_pct: self.value("@@GLOBAL.innodb_max_dirty_pages_pct").await?,
+            dirty_pages_pct_lwm: self.value("@@GLOBAL.innodb_max_dirty_pages_pct_lwm").await?,
+            read_only: self.value("@@GLOBAL.read_only").await?,
+        };
+        Ok(Temporary { before, tables: read::choose(self).await? })
+    }
+
+    /// Has the engine write its dirty pages while it serves, so that little is left for the stop. Can be called again.
+    pub(crate) async fn prepare(&self) -> Result<(), Error> {
+        self.run("SET GLOBAL", "SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0").await?;
+        self.run("SET GLOBAL", "SET GLOBAL innodb_max_dirty_pages_pct = 0").await?;
+        if self.value("@@GLOBAL.innodb_fast_shutdown > 1").await? == "1" {
+            // Such a stop would leave a log that only this very version can read.
+            self.run("SET GLOBAL", "SET GLOBAL innodb_fast_shutdown = 1").await?;
+        }
+        let began = Instant::now();
+        while began.elapsed() < DRAIN_LIMIT {
+            let status = self.status("Innodb_buffer_pool_pages_dirty").await?;
+            let dirty: u64 = status.values().next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            if dirty <= FEW_PAGES {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the measures. Can be called again.
+    pub(crate) async fn settle(&self, before: &Measures) -> Result<(), Error> {
+        for (name, value) in [
+            ("innodb_max_dirty_pages_pct", &before.dirty_pages_pct),
+            ("innodb_max_dirty_pages_pct_lwm", &before.dirty_pages_pct_lwm),
+            ("read_only", &before.read_only),
+        ] {
+            // What was read of the engine, so it is a number or a word.
+            self.run("SET GLOBAL", &format!("SET GLOBAL {name} = {value}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes writes wait and reads what there is. The gap begins with the call. A client that is busy for too long is
+    /// named in the error, and nobody waits then.
+    pub(crate) async fn quiesce(&self, temporary: &Temporary) -> Result<Holdings, Error> {
+        match self.lock_and_read(temporary).await {
+            Ok(holdings) => Ok(holdings),
+            Err(e) => {
+                self.unquiesce(&temporary.before).await?;
+                Err(e)
+            }
+        }
+    }
+
+    async fn lock_and_read(&self, temporary: &Temporary) -> Result<Holdings, Error> {
+        if let Some(reason) = self.busy().await? {
+            return Err(Error::Busy { reason });
+        }
+        self.run("SET", &format!("SET SESSION lock_wait_timeout = {BUSY_SECONDS}")).await?;
+        if let Err(e) = self.run("FLUSH TABLES WITH READ LOCK", "FLUSH TABLES WITH READ LOCK").await {
+            return Err(match self.busy().await? {
+                Some(reason) => Error::Busy { reason },
+                None => e,
+            });
+        }
+        // When the lock goes with this connection at the end, nobody else gets to write.
+        self.run("SET GLOBAL", "SET GLOBAL read_only = 1").await?;
+        self.kill_others("").await?;
+        read::holdings(self, &temporary.tables).await
+    }
+
+    /// Writes go on. Can be called again, by another connection than the one that made them wait, and when they never did.
+    pub(crate) async fn unquiesce(&self, before: &Measures) -> Result<(), Error> {
+        self.run("UNLOCK TABLES", "UNLOCK TABLES").await?;
+        // The lock is the other connection's, and goes with it.
+        self.kill_others(&format!("AND user = {}", literal(AGENT.as_bytes()))).await?;
+        self.run("SET GLOBAL", &format!("SET GLOBAL read_only = {}", before.read_only)).await
+    }
+
+    /// Who keeps the engine from being stopped. What they do is theirs, and not told.
+    async fn busy(&self) -> Result<Option<String>, Error> {
+        let sql = format!(
+            "SELECT p.id, p.user, GREATEST(IF(p.command = 'Query', p.time, 0), \
+             IFNULL(TIMESTAMPDIFF(SECOND, t.trx_started, NOW()), 0)) AS seconds, t.trx_id IS NOT NULL \
+             FROM information_schema.processlist p \
+             LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id \
+             WHERE p.id <> CONNECTION_ID() AND p.user NOT IN ('system user', 'event_scheduler') \
+             HAVING seconds >= {BUSY_SECONDS} ORDER BY seconds DESC LIMIT 1"
+        );
+        let rows = self.rows("the question who is busy", &sql).await?;
+        Ok(rows.first().map(|row| {
+            let what = if text(row, 3) == "1" { "transaction" } else { "statement" };
+            format!("connection {} of user '{}' has a {what} open for {} s", text(row, 0), text(row, 1), text(row, 2))
+        }))
+    }
+
+    async fn kill_others(&self, which: &str) -> Result<(), Error> {
+        let sql = format!(
+            "SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID() \
+             AND command <> 'Daemon' AND user NOT IN ('system user', 'event_scheduler') {which}"
+        );
+        for row in self.rows("the list of connections", &sql).await? {
+            match self.run("KILL", &format!("KILL CONNECTION {}", text(&row, 0))).await {
+                // It has gone by itself.
+                Ok(()) | Err(Error::Refused { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the engine with all that it acknowledged on disk: a clean stop, by its status.
+    pub(crate) async fn stop(self, spec: &EngineSpec, process: &Process) -> Result<(), Error> {
+        if let Err(refused @ Error::Refused { .. }) = self.run("SHUTDOWN", "SHUTDOWN").await {
+            return Err(refused);
+        }
+        match tokio::time::timeout(STOP_LIMIT, process.exited()).await {
+            Ok(exit) => match exit? {
+                Exit::Code(0) | Exit::Unknown => Ok(()),
+                exit => Err(Error::Ended { what: spec.label(), exit: exit.to_string(), log: String::new() }),
+            },
+            Err(_) => Err(Error::Late { what: "end", within: STOP_LIMIT, detail: String::new() }),
+        }
+    }
+
+    /// Whether the engine is what `spec` says and holds what `before` says. Empty: it is proven.
+    pub(crate) async fn prove(
+        &self,
+        spec: &EngineSpec,
+        temporary: Option<&Temporary>,
+        before: &Holdings,
+    ) -> Result<Vec<Finding>, Error> {
+        let mut findings = self.verify(spec).await?;
+        let tables = temporary.map(|t| t.tables.as_slice()).unwrap_or_default();
+        findings.extend(compare(before, &read::holdings(self, tables).await?));
+        Ok(findings)
+    }
+
+    /// Ends what makes an engine that was started closed other than clients may have it. Can be called again.
+    pub(crate) async fn lift(&self, spec: &EngineSpec) -> Result<(), Error> {
+        let is_on = self.value("@@GLOBAL.event_scheduler").await? == "ON";
+        if config::runs_events(spec) && !is_on {
+            self.run("SET GLOBAL", "SET GLOBAL event_scheduler = ON").await?;
+        }
+        Ok(())
+    }
+}
