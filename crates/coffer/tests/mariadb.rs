@@ -6,10 +6,11 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
@@ -55,6 +56,18 @@ const FILL: &[&str] = &[
     "CREATE PROCEDURE shop.put (IN x INT) BEGIN INSERT INTO shop.old VALUES (x, 'put'); SELECT ROW_COUNT(); END",
     "CREATE TRIGGER shop.mark BEFORE INSERT ON shop.safe FOR EACH ROW SET NEW.t = CONCAT(IFNULL(NEW.t, ''), '!')",
     "CREATE EVENT shop.tick ON SCHEDULE EVERY 1 SECOND DO INSERT INTO shop.ticks VALUES (NOW())",
+];
+
+/// Accounts of several kinds. As the agent, since tenants make theirs over the API.
+const ACCOUNTS: &[&str] = &[
+    "INSTALL SONAME 'auth_ed25519'",
+    "CREATE USER ann@'%' IDENTIFIED BY 'secret of ann'",
+    "CREATE USER eve@'%' IDENTIFIED VIA ed25519 USING PASSWORD('secret of eve')",
+    "CREATE ROLE reader",
+    "GRANT SELECT ON shop.* TO reader",
+    "GRANT reader TO ann@'%'",
+    "GRANT INSERT (a), SELECT ON shop.old TO ann@'%'",
+    "GRANT PROCESS, REPLICATION CLIENT ON *.* TO eve@'%'",
 ];
 
 /// What is read before and after, and has to be the same.
@@ -154,6 +167,58 @@ impl Visitors {
     }
 }
 
+/// Clients that write, and remember what was acknowledged.
+struct Writers {
+    told: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<Vec<u64>>>,
+}
+
+impl Writers {
+    fn start(instance: &Instance) -> Self {
+        connect(instance).run("CREATE OR REPLACE TABLE shop.log (n BIGINT PRIMARY KEY)");
+        let (told, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let write = |told: Arc<AtomicBool>, count: Arc<AtomicUsize>, instance: Instance, first: u64| {
+            let (mut n, mut written) = (first, Vec::new());
+            while !told.load(Ordering::Relaxed) {
+                let Ok(mut sql) = Sql::open(address(&instance), TENANT, &instance.password) else { continue };
+                while !told.load(Ordering::Relaxed) {
+                    n += 1;
+                    if sql.ask(&format!("INSERT INTO shop.log VALUES ({n})")).is_err() {
+                        break;
+                    }
+                    written.push(n);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            written
+        };
+        let threads = (0..4).map(|writer| {
+            let (told, count, instance) = (Arc::clone(&told), Arc::clone(&acknowledged), instance.clone());
+            std::thread::spawn(move || write(told, count, instance, writer << 32))
+        });
+        Self { threads: threads.collect(), told, acknowledged }
+    }
+
+    /// Waits until more was acknowledged.
+    #[track_caller]
+    fn wait_for_more(&self) {
+        let enough = self.acknowledged.load(Ordering::Relaxed) + 50;
+        wait_for("more writes", || self.acknowledged.load(Ordering::Relaxed) >= enough);
+    }
+
+    /// All that was acknowledged is there.
+    #[track_caller]
+    fn stop(self, instance: &Instance, what: &str) {
+        self.told.store(true, Ordering::Relaxed);
+        let written: Vec<u64> = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let there: BTreeSet<String> = connect(instance).ask("SELECT n FROM shop.log").unwrap().into_iter().collect();
+        let lost: Vec<_> = written.iter().filter(|n| !there.contains(&n.to_string())).collect();
+        println!("{what}: {} writes acknowledged, {} lost", written.len(), lost.len());
+        assert!(lost.is_empty(), "{what}: {lost:?}");
+    }
+}
+
 /// Where a version's programs are, for this world alone.
 fn program(world: &World, version: &str, path: &str) -> PathBuf {
     let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
@@ -184,6 +249,11 @@ fn climb(versions: &[&str]) {
     let mut sql = connect(&instance);
     fill(&mut sql);
     drop(sql);
+    let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
+    for statement in ACCOUNTS {
+        agent.run(statement);
+    }
+    drop(agent);
     for (at, version) in versions.iter().enumerate() {
         let before = read(&instance);
         let visitors = Visitors::start(&instance);
@@ -208,6 +278,12 @@ fn check(world: &World, instance: &Instance, version: &str, kind: &str) {
     let mut sql = connect(instance);
     assert!(sql.ask("SELECT VERSION()").unwrap()[0].starts_with(version));
     assert_eq!(sql.ask("SELECT @@event_scheduler").unwrap(), ["ON"]);
+    let mut ann = Sql::open(address(instance), "ann", "secret of ann").unwrap();
+    ann.run("SET ROLE reader");
+    assert_eq!(ann.ask("SELECT COUNT(*) FROM shop.parts").unwrap(), ["2000"]);
+    let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
+    let eve = "SELECT plugin, LENGTH(authentication_string) FROM mysql.user WHERE user = 'eve'";
+    assert_eq!(agent.ask(eve).unwrap(), ["ed25519|43"]);
     let fired = || connect(instance).ask("SELECT COUNT(*) FROM shop.ticks").unwrap();
     let so_far = fired();
     wait_for("another event", || fired() != so_far);
@@ -355,5 +431,52 @@ fn a_transaction_that_stays_open_is_named_and_nothing_is_stopped() {
     sql.run("COMMIT");
     world.coffer(["instance", "restart", "m", "--wait"]).ok();
     assert_eq!(connect(&instance).ask("SELECT a FROM shop.t").unwrap(), ["1"]);
+    world.coffer(["instance", "delete", "m", "--wait"]).ok();
+}
+
+#[test]
+fn what_was_acknowledged_is_there_whatever_is_done_to_the_engine() {
+    let Some(world) = World::start() else { return };
+    let versions = ["10.5.23", "10.11.19", "11.8"];
+    if !versions.iter().all(|version| has_image(&world, version)) {
+        return;
+    }
+    let instance = world.create("m", "mariadb/10.5.23", &[]);
+    connect(&instance).run("CREATE DATABASE shop");
+    for version in versions {
+        let writers = Writers::start(&instance);
+        writers.wait_for_more();
+        if version != versions[0] {
+            world.coffer(["instance", "upgrade", "m", version, "--wait"]).ok();
+            writers.wait_for_more();
+        }
+        world.coffer(["instance", "restart", "m", "--wait"]).ok();
+        writers.wait_for_more();
+        kill(world.engine_pid(&instance.id).expect("an engine"));
+        writers.wait_for_more();
+        writers.stop(&instance, version);
+    }
+    world.coffer(["instance", "delete", "m", "--wait"]).ok();
+}
+
+#[test]
+fn without_a_gate_upgrades_work_too() {
+    let Some(world) = World::start_with("", "gate = \"own\"") else { return };
+    if !has_image(&world, "10.5.23") || !has_image(&world, "10.11.19") {
+        return;
+    }
+    let instance = world.create("m", "mariadb/10.5.23", &[]);
+    let mut sql = connect(&instance);
+    fill(&mut sql);
+    drop(sql);
+    let before = read(&instance);
+    let writers = Writers::start(&instance);
+    writers.wait_for_more();
+    world.coffer(["instance", "upgrade", "m", "10.11.19", "--wait"]).ok();
+    world.coffer(["instance", "restart", "m", "--wait"]).ok();
+    writers.wait_for_more();
+    writers.stop(&instance, "without a gate");
+    connect(&instance).run("DROP TABLE shop.log");
+    assert_same(&before, &read(&instance), "without a gate");
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }

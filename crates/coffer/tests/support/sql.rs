@@ -1,6 +1,7 @@
 //! A client of MariaDB, as tenants have one.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
@@ -14,14 +15,18 @@ pub(crate) struct Sql {
 impl Sql {
     /// Logs in.
     pub(crate) fn open(address: SocketAddr, user: &str, password: &str) -> Result<Self, sqlx::Error> {
+        let options = MySqlConnectOptions::new().host(&address.ip().to_string()).port(address.port());
+        Self::with(options.username(user).password(password))
+    }
+
+    /// Logs in over the engine's own socket, as the agent does. Only for the user who runs the agent.
+    pub(crate) fn as_agent(volume: &Path) -> Result<Self, sqlx::Error> {
+        Self::with(MySqlConnectOptions::new().socket(volume.join("run/mysql.sock")).username("coffer"))
+    }
+
+    fn with(options: MySqlConnectOptions) -> Result<Self, sqlx::Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let options = MySqlConnectOptions::new()
-            .host(&address.ip().to_string())
-            .port(address.port())
-            .username(user)
-            .password(password)
-            .ssl_mode(MySqlSslMode::Disabled)
-            .timezone(None);
+        let options = options.ssl_mode(MySqlSslMode::Disabled).timezone(None);
         let connection = runtime.block_on(options.connect())?;
         Ok(Self { runtime, connection })
     }
