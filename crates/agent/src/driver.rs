@@ -127,6 +127,11 @@ pub(crate) fn opens_in_place(spec: &EngineSpec) -> bool {
     !is_sql(spec) && redis::opens_in_place(spec.number)
 }
 
+/// Whether the engine answers a new connection while writes wait. Redis before 6.2 answers nobody then.
+pub(crate) fn greets(spec: &EngineSpec) -> bool {
+    is_sql(spec) || redis::pauses_writes(spec)
+}
+
 /// Writes the configuration, and makes the data where there is none.
 pub(crate) async fn prepare_files(
     spec: &EngineSpec,

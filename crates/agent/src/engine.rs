@@ -40,6 +40,10 @@ const AGAIN_HINT: &str = "wait until it serves again, then ask again";
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How long an engine may take to end cleanly. With its data in an append-only file it needs milliseconds.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long an engine that nobody can ask may take to be gone after it hung up.
+const ENDING: Duration = Duration::from_secs(1);
+/// Between two attempts to reach one that may be ending.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a killed process may take to be gone. Only a kernel that writes out its memory needs more than an instant.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long the old engine may take to answer what was sent to it before new connections had to wait. Those who wait feel it.
@@ -363,11 +367,23 @@ impl EngineHost {
         Ok(())
     }
 
-    /// Whether the engine ends by itself within `limit`, cleanly as far as anybody can know. One that was told to end hangs up
-    /// a little before it is gone.
-    pub(crate) async fn is_ending(&mut self, limit: Duration) -> bool {
-        let exit = tokio::time::timeout(limit, self.ended()).await;
-        let is_clean = matches!(exit, Ok(Some(Exit::Code(0) | Exit::Unknown)));
+    /// Whether the engine ends by itself, cleanly as far as anybody can know. One that was told to end hangs up before it is gone;
+    /// one that answers was not.
+    pub(crate) async fn is_ending(&mut self, spec: &EngineSpec) -> bool {
+        let answers = async {
+            if !driver::greets(spec) {
+                return tokio::time::sleep(ENDING).await;
+            }
+            while self.client(spec).await.is_err() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let exit = tokio::select! {
+            exit = self.ended() => exit,
+            () = answers => return false,
+            () = tokio::time::sleep(STOP_LIMIT) => return false,
+        };
+        let is_clean = matches!(exit, Some(Exit::Code(0) | Exit::Unknown)) && self.ended_cleanly(spec);
         if is_clean {
             self.forget();
         }

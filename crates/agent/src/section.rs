@@ -24,8 +24,6 @@ use crate::tasks;
 
 /// How much of the time that writes wait has to be left when the old engine is told to end.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How long an engine that hangs up may take to be gone, if it does so because it was told to end.
-const ENDING: Duration = Duration::from_secs(1);
 /// How many times the expected gap connections may wait.
 const HOLD_FACTOR: u32 = 3;
 /// How many findings of a proof that failed are told in a sentence.
@@ -194,9 +192,10 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
         SectionStep::Quiesce => quiesce(sup, &section, live).await,
         SectionStep::Stop => {
             sup.state.wanted = false;
+            let was_running = sup.host.process().is_some();
             match stop(sup, &section, live).await {
                 // An agent before this one, killed since, had told it to end already.
-                Err(cause) if sup.host.is_ending(ENDING).await => {
+                Err(cause) if was_running && sup.host.is_ending(&section.from).await => {
                     Ok(format!("it was ending already: {}", cause.message))
                 }
                 stopped => stopped.map(|()| String::new()),

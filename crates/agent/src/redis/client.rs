@@ -219,7 +219,7 @@ impl Client {
 }
 
 /// Whether the engine can make writes wait and answer everything else: since 6.2. Before, it makes all clients wait.
-pub(super) fn pauses_writes(spec: &EngineSpec) -> bool {
+pub(crate) fn pauses_writes(spec: &EngineSpec) -> bool {
     acl::has_channels(spec.datastore(), spec.number)
 }
 

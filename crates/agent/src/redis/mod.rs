@@ -43,6 +43,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub use client::Client;
+pub(crate) use client::pauses_writes;
 pub(crate) use disk::ensure_absent;
 pub use error::Error;
 pub use launch::{Exposure, Port, launch, opens_in_place, write_config};
