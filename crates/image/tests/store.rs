@@ -286,7 +286,19 @@ fn the_shipped_catalogues_are_valid() {
     for (catalogue, names) in [
         (
             &shipped,
-            ["redis/6.0.16", "redis/7.0.15", "redis/8.0.2", "valkey/8.0.1", "valkey/8.1.1", "valkey/9.1.2"].as_slice(),
+            [
+                "redis/6.0.16",
+                "redis/7.0.15",
+                "redis/8.0.2",
+                "valkey/8.0.1",
+                "valkey/8.1.1",
+                "valkey/9.1.2",
+                "mariadb/10.5.23",
+                "mariadb/10.11.18",
+                "mariadb/10.11.19",
+                "mariadb/11.8.9",
+            ]
+            .as_slice(),
         ),
         (&tests, ["redis/3.2.6", "redis/5.0.6", "redis/6.2.14", "redis/8.2.3"].as_slice()),
     ] {
