@@ -155,6 +155,25 @@ impl Version {
 }
 
 #[cfg(test)]
+impl Version {
+    /// The active version with this label, such as `redis 7.0.15`. Each has an id of its own.
+    pub(crate) fn labelled(label: &str) -> Self {
+        let (datastore, number) = label.split_once(' ').expect(label);
+        let id = label.bytes().fold(0_u128, |id, b| id.wrapping_mul(257) + u128::from(b));
+        Self {
+            id: VersionId(uuid::Uuid::from_u128(id)),
+            datastore: datastore.parse().expect(label),
+            name: number.to_owned(),
+            number: number.parse().expect(label),
+            image: None,
+            active: true,
+            default: false,
+            sources: serde_json::Value::Null,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::Number;
 

@@ -5,24 +5,15 @@ use coffer_core::engine::sql::parameters::{self, Kind};
 use coffer_core::engine::sql::settings::is_owned;
 use coffer_core::engine::{Fate, Policy, SettingsChange, change_settings, check_settings};
 use coffer_core::finding::{Finding, refuses};
-use coffer_core::id::VersionId;
 use coffer_core::spec::Settings;
+use coffer_testkit::fixture;
 
 /// What newer engines do not have any more, by the engine that has it.
 const REMOVED: &str = include_str!("settings/removed.cnf");
 
 fn version(label: &str) -> Version {
     let (datastore, number) = label.split_once(' ').expect(label);
-    Version {
-        id: VersionId(uuid::Uuid::nil()),
-        datastore: datastore.parse().expect(label),
-        name: number.to_owned(),
-        number: number.parse().expect(label),
-        image: None,
-        active: true,
-        default: false,
-        sources: serde_json::Value::Null,
-    }
+    fixture::version(0, datastore.parse().expect(label), number)
 }
 
 fn settings(text: &str) -> Settings {

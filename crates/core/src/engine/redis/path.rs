@@ -126,8 +126,6 @@ fn join(versions: &[&Version], separator: &str) -> String {
 mod tests {
     use super::check;
     use crate::datastore::Version;
-    use crate::id::VersionId;
-    use uuid::Uuid;
 
     const CATALOGUE: &[&str] = &[
         "redis 3.2.6",
@@ -143,23 +141,10 @@ mod tests {
         "mariadb 10.11.18",
     ];
 
-    fn version(label: &str) -> Version {
-        let (datastore, number) = label.split_once(' ').expect(label);
-        Version {
-            id: VersionId(Uuid::from_u128(label.bytes().fold(0, |id, b| id * 256 + u128::from(b)))),
-            datastore: datastore.parse().expect(label),
-            name: number.to_owned(),
-            number: number.parse().expect(label),
-            image: None,
-            active: true,
-            default: false,
-            sources: serde_json::Value::Null,
-        }
-    }
-
     fn ask(from: &str, to: &str, without: &[&str]) -> String {
-        let catalogue: Vec<_> = CATALOGUE.iter().filter(|l| !without.contains(l)).map(|l| version(l)).collect();
-        let findings = check(&version(from), &version(to), &catalogue);
+        let catalogue: Vec<_> =
+            CATALOGUE.iter().filter(|l| !without.contains(l)).map(|l| Version::labelled(l)).collect();
+        let findings = check(&Version::labelled(from), &Version::labelled(to), &catalogue);
         findings.iter().map(|f| format!("{}: {}", f.id, f.remedy)).collect::<Vec<_>>().join("; ")
     }
 

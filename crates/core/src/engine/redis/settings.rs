@@ -204,22 +204,7 @@ mod tests {
     use super::{change, check};
     use crate::datastore::Version;
     use crate::engine::Fate;
-    use crate::id::VersionId;
     use crate::spec::Settings;
-
-    fn version(label: &str) -> Version {
-        let (datastore, number) = label.split_once(' ').expect(label);
-        Version {
-            id: VersionId(uuid::Uuid::nil()),
-            datastore: datastore.parse().expect(label),
-            name: number.to_owned(),
-            number: number.parse().expect(label),
-            image: None,
-            active: true,
-            default: false,
-            sources: serde_json::Value::Null,
-        }
-    }
 
     fn settings(text: &str) -> Settings {
         let pairs = text.split("; ").filter_map(|pair| pair.split_once(' '));
@@ -241,7 +226,8 @@ mod tests {
             ("valkey 8.1.1", "redis 8.0.2", "commandlog-execution-slower-than", "1", "slowlog-log-slower-than"),
             ("valkey 8.1.1", "redis 8.0.2", "cluster-blacklist-ttl", "60", "dropped"),
         ] {
-            let change = change(&version(from), &version(to), &settings(&format!("{name} {value}")));
+            let change =
+                change(&Version::labelled(from), &Version::labelled(to), &settings(&format!("{name} {value}")));
             let found = match &change.0[0] {
                 Fate::Kept { .. } => "kept",
                 Fate::Dropped { .. } => "dropped",
@@ -257,7 +243,7 @@ mod tests {
     #[test]
     fn a_default_that_changes_is_told_unless_somebody_chose_the_value() {
         let changed = |text: &str| {
-            change(&version("redis 6.2.14"), &version("redis 7.0.15"), &settings(text))
+            change(&Version::labelled("redis 6.2.14"), &Version::labelled("redis 7.0.15"), &settings(text))
                 .0
                 .iter()
                 .filter_map(|fate| match fate {
@@ -273,8 +259,10 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_with_settings_is_told_at_once() {
         let all = settings("dir /etc; tls-port 1; hash-max-listpack-entries 1; save 900; maxmemory 1gb; timeout x");
-        let ids: Vec<_> =
-            check(&version("redis 6.0.16"), &all).into_iter().map(|f| format!("{} {}", f.id, f.object)).collect();
+        let ids: Vec<_> = check(&Version::labelled("redis 6.0.16"), &all)
+            .into_iter()
+            .map(|f| format!("{} {}", f.id, f.object))
+            .collect();
         assert_eq!(
             ids,
             [

@@ -50,26 +50,11 @@ fn targets(from: &Version, catalogue: &[Version]) -> String {
 mod tests {
     use super::check;
     use crate::datastore::Version;
-    use crate::id::VersionId;
-    use uuid::Uuid;
-
-    fn version(label: &str) -> Version {
-        let (datastore, number) = label.split_once(' ').expect(label);
-        Version {
-            id: VersionId(Uuid::from_u128(label.bytes().fold(0, |id, b| id * 256 + u128::from(b)))),
-            datastore: datastore.parse().expect(label),
-            name: number.to_owned(),
-            number: number.parse().expect(label),
-            image: None,
-            active: true,
-            default: false,
-            sources: serde_json::Value::Null,
-        }
-    }
 
     #[test]
     fn every_measured_pair_has_the_verdict_that_was_measured() {
-        let catalogue = ["mariadb 10.5.23", "mariadb 10.11.19", "mariadb 11.8.6", "redis 7.0.15"].map(version);
+        let catalogue =
+            ["mariadb 10.5.23", "mariadb 10.11.19", "mariadb 11.8.6", "redis 7.0.15"].map(Version::labelled);
         for (from, to, verdict) in [
             ("mariadb 10.5.23", "mariadb 10.11.19", ""),
             ("mariadb 10.11.18", "mariadb 10.11.19", ""),
@@ -83,11 +68,11 @@ mod tests {
                 "path.none: versions that can be reached: mariadb 10.5.23, mariadb 10.11.19, mariadb 11.8.6",
             ),
         ] {
-            let found = check(&version(from), &version(to), &catalogue);
+            let found = check(&Version::labelled(from), &Version::labelled(to), &catalogue);
             let found: Vec<_> = found.iter().map(|f| format!("{}: {}", f.id, f.remedy)).collect();
             assert_eq!(found.join("; "), verdict, "{from} to {to}");
         }
-        let found = check(&version("mariadb 11.8.6"), &version("mariadb 12.3.1"), &catalogue);
+        let found = check(&Version::labelled("mariadb 11.8.6"), &Version::labelled("mariadb 12.3.1"), &catalogue);
         assert_eq!(found[0].id, "path.unmeasured");
     }
 }
