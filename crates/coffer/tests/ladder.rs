@@ -91,7 +91,7 @@ fn a_pair_that_cannot_work_is_refused_with_its_reason_and_nothing_is_touched() {
         ("3.2.6", &[("valkey/9.1", "upgrade in steps: redis 7.0.15, then valkey 8.1.1, then valkey 9.1")]),
     ];
     for (from, refused) in pairs {
-        if !has_image(&world, from) {
+        if !world.has_image(from) {
             continue;
         }
         let name = from.replace('/', "-");
@@ -119,7 +119,7 @@ fn a_pair_that_cannot_work_is_refused_with_its_reason_and_nothing_is_touched() {
 /// Takes one instance from version to version, fills it at each, and compares what is there before and after.
 fn climb(versions: &[&str], keeping: Keeping) {
     let Some(world) = World::start() else { return };
-    let mut versions: Vec<_> = versions.iter().copied().filter(|version| has_image(&world, version)).collect();
+    let mut versions: Vec<_> = versions.iter().copied().filter(|version| world.has_image(version)).collect();
     let first = versions.remove(0);
     let settings: Vec<_> = SET.iter().chain(keeping.settings).copied().collect();
     let instance = world.create("climber", first, &settings);
@@ -207,16 +207,4 @@ fn kill_engine(world: &World, instance: &Instance) {
         let connection = support::resp::Connection::open(instance.address, Some(&instance.password));
         connection.is_ok_and(|mut connection| connection.ask(&["PING"]).is_ok())
     });
-}
-
-/// Whether there is an image of this version. Says so loudly where there is none.
-fn has_image(world: &World, version: &str) -> bool {
-    let (datastore, name) = version.split_once('/').unwrap_or(("redis", version));
-    let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
-    let releases = list.as_array().expect("a list");
-    let found = releases.iter().any(|r| r["Datastore"] == datastore && r["Version"] == name && !r["Digest"].is_null());
-    if !found {
-        println!("NOT RUN: nothing of {datastore} {name}: its image is not in the store (engines/fetch-test-engines)");
-    }
-    found
 }

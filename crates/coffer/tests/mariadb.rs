@@ -115,17 +115,6 @@ fn assert_same(before: &[(&str, Vec<String>)], after: &[(&str, Vec<String>)], wh
     }
 }
 
-fn has_image(world: &World, version: &str) -> bool {
-    let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
-    let found = list.as_array().is_some_and(|all| {
-        all.iter().any(|r| r["Datastore"] == "mariadb" && r["Version"] == version && !r["Digest"].is_null())
-    });
-    if !found {
-        println!("NOT RUN: nothing of mariadb {version}: its image is not in the store (engines/fetch-test-engines)");
-    }
-    found
-}
-
 /// Clients that come and go, each with a connection of its own.
 struct Visitors {
     told: Arc<AtomicBool>,
@@ -242,7 +231,7 @@ fn replace(world: &World, version: &str, path: &str, script: &str) {
 /// Takes one instance from version to version, with a restart at each.
 fn climb(versions: &[&str]) {
     let Some(world) = World::start() else { return };
-    if !versions.iter().all(|version| has_image(&world, version)) {
+    if !versions.iter().all(|version| world.has_image(&format!("mariadb/{version}"))) {
         return;
     }
     let instance = world.create("m", &format!("mariadb/{}", versions[0]), &[("event_scheduler", "ON")]);
@@ -308,7 +297,7 @@ fn an_instance_goes_from_10_5_to_11_8_at_once() {
 #[test]
 fn the_tenant_has_no_way_to_what_the_promises_rest_on() {
     let Some(world) = World::start() else { return };
-    if !has_image(&world, "10.11.19") {
+    if !world.has_image("mariadb/10.11.19") {
         return;
     }
     let instance = world.create("m", "mariadb/10.11.19", &[]);
@@ -336,7 +325,7 @@ fn the_tenant_has_no_way_to_what_the_promises_rest_on() {
 #[test]
 fn an_upgrade_that_fails_at_any_point_ends_with_the_old_engine_and_all_that_it_held() {
     let Some(world) = World::start() else { return };
-    if !has_image(&world, "10.5.23") || !has_image(&world, "10.11.19") {
+    if !world.has_image("mariadb/10.5.23") || !world.has_image("mariadb/10.11.19") {
         return;
     }
     let instance = world.create("m", "mariadb/10.5.23", &[("event_scheduler", "ON")]);
@@ -382,7 +371,7 @@ fn an_upgrade_that_fails_at_any_point_ends_with_the_old_engine_and_all_that_it_h
 #[test]
 fn an_agent_that_is_killed_at_a_step_is_followed_by_one_that_goes_on() {
     let Some(mut world) = World::start() else { return };
-    if !has_image(&world, "10.5.23") || !has_image(&world, "10.11.19") {
+    if !world.has_image("mariadb/10.5.23") || !world.has_image("mariadb/10.11.19") {
         return;
     }
     for (at, step) in STEPS.iter().enumerate() {
@@ -409,7 +398,7 @@ fn an_agent_that_is_killed_at_a_step_is_followed_by_one_that_goes_on() {
 #[test]
 fn a_transaction_that_stays_open_is_named_and_nothing_is_stopped() {
     let Some(world) = World::start() else { return };
-    if !has_image(&world, "10.11.19") {
+    if !world.has_image("mariadb/10.11.19") {
         return;
     }
     let instance = world.create("m", "mariadb/10.11.19", &[]);
@@ -438,7 +427,7 @@ fn a_transaction_that_stays_open_is_named_and_nothing_is_stopped() {
 fn what_was_acknowledged_is_there_whatever_is_done_to_the_engine() {
     let Some(world) = World::start() else { return };
     let versions = ["10.5.23", "10.11.19", "11.8"];
-    if !versions.iter().all(|version| has_image(&world, version)) {
+    if !versions.iter().all(|version| world.has_image(&format!("mariadb/{version}"))) {
         return;
     }
     let instance = world.create("m", "mariadb/10.5.23", &[]);
@@ -462,7 +451,7 @@ fn what_was_acknowledged_is_there_whatever_is_done_to_the_engine() {
 #[test]
 fn without_a_gate_upgrades_work_too() {
     let Some(world) = World::start_with("", "gate = \"own\"") else { return };
-    if !has_image(&world, "10.5.23") || !has_image(&world, "10.11.19") {
+    if !world.has_image("mariadb/10.5.23") || !world.has_image("mariadb/10.11.19") {
         return;
     }
     let instance = world.create("m", "mariadb/10.5.23", &[]);

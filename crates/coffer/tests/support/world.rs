@@ -309,6 +309,21 @@ impl World {
         Instance { id: text(&created["id"]), address: SocketAddr::from((address, 6379)), password }
     }
 
+    /// Whether there is an image of this version, which may be `valkey/8.1.1`. Says so loudly where there is none.
+    pub(crate) fn has_image(&self, version: &str) -> bool {
+        let (datastore, name) = version.split_once('/').unwrap_or(("redis", version));
+        let list = self.coffer(["engine", "list", "-o", "json"]).ok().json();
+        let releases = list.as_array().expect("a list");
+        let found =
+            releases.iter().any(|r| r["Datastore"] == datastore && r["Version"] == name && !r["Digest"].is_null());
+        if !found {
+            println!(
+                "NOT RUN: nothing of {datastore} {name}: its image is not in the store (engines/fetch-test-engines)"
+            );
+        }
+        found
+    }
+
     /// The instance as `demo` is shown it.
     #[track_caller]
     pub(crate) fn show(&self, id: &str) -> Value {
