@@ -240,12 +240,12 @@ fn ensure_fresh_copy(from: &Path, to: &Path) -> io::Result<()> {
     let is = format!("{} {} {}.{:09}", now.stx_ino, now.stx_size, changed.tv_sec, changed.tv_nsec);
     // A file that was just written may be written again without another time: such a copy is not trusted later.
     let settled = seen.tv_sec - changed.tv_sec > SETTLED_SECONDS;
-    let marker = copied(to);
+    let marker = beside(to, "seen");
     if fs_err::read_to_string(&marker).is_ok_and(|was| was == is) && to.exists() {
         return Ok(());
     }
     ensure_absent(&marker)?;
-    ensure_absent(&self::marker(to))?;
+    ensure_absent(&beside(to, "of"))?;
     ensure_absent(to)?;
     ensure_copy(from, to)?;
     if settled { fs_err::write(&marker, is) } else { Ok(()) }
@@ -255,7 +255,7 @@ fn ensure_fresh_copy(from: &Path, to: &Path) -> io::Result<()> {
 fn ensure_copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = open(from, OFlags::RDONLY)?;
     let of = source.metadata()?;
-    let marker = marker(to);
+    let marker = beside(to, "of");
     let is_of = fs_err::read_to_string(&marker).is_ok_and(|inode| inode == of.ino().to_string());
     if !is_of {
         ensure_absent(to)?;
@@ -281,14 +281,9 @@ fn ensure_copy(from: &Path, to: &Path) -> io::Result<()> {
     copy.sync_data()
 }
 
-/// Says of which file, by inode, a copy is a copy. Beside the copy, under a name that is never kept.
-fn marker(copy: &Path) -> PathBuf {
+/// What is known of a copy, beside it and under a name that is never kept: `of` which file it is one, by inode; and how that one
+/// was `seen` before the copy began, where that can be trusted.
+fn beside(copy: &Path, what: &str) -> PathBuf {
     let name = copy.file_name().unwrap_or_default().to_string_lossy();
-    copy.with_file_name(format!("temp-of-{name}"))
-}
-
-/// Says what a file was before its copy began, where that can be trusted.
-fn copied(copy: &Path) -> PathBuf {
-    let name = copy.file_name().unwrap_or_default().to_string_lossy();
-    copy.with_file_name(format!("temp-seen-{name}"))
+    copy.with_file_name(format!("temp-{what}-{name}"))
 }
