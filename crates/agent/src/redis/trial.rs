@@ -28,19 +28,12 @@ pub async fn try_target(
     user: User,
 ) -> Result<(), Error> {
     let scratch = paths.agent.join("trial");
-    end_earlier(&scratch).await?;
+    // An agent that died during a trial may have left the target running.
+    sandbox::end(&Paths::of(&scratch).agent.join("engine.lock")).await?;
+    ensure_absent(&scratch)?;
     let result = run(spec, root, paths, secrets, user, &scratch).await;
     ensure_absent(&scratch)?;
     result
-}
-
-/// An agent that died during a trial may have left the target running.
-async fn end_earlier(scratch: &Path) -> Result<(), Error> {
-    if let Some(process) = sandbox::adopt(&Paths::of(scratch).agent.join("engine.lock")).ok().flatten() {
-        process.signal(Signal::KILL)?;
-        let _ = tokio::time::timeout(KILL_LIMIT, process.exited()).await;
-    }
-    Ok(ensure_absent(scratch)?)
 }
 
 async fn run(

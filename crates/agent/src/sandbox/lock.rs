@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::process::{self, Process};
@@ -67,6 +67,18 @@ pub fn adopt(lock: &Path) -> io::Result<Option<Process>> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// How long a killed program may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Kills the program that holds this lock file, if one does: of an agent that died, or that has given up on it.
+pub(crate) async fn end(lock: &Path) -> io::Result<()> {
+    if let Some(process) = adopt(lock).ok().flatten() {
+        process.signal(Signal::KILL)?;
+        let _ = tokio::time::timeout(KILL_LIMIT, process.exited()).await;
+    }
+    Ok(())
 }
 
 /// The right to be the agent of a volume. Held until dropped, or until the process ends however it ends.

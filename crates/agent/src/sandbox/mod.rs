@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use cgroup::{CgroupLimits, Limit, LimitsReport};
 pub(crate) use init::close_inherited_files;
 pub use init::{INIT_COMMAND, init_main};
+pub(crate) use lock::end;
 pub use lock::{ProcessLock, VolumeLock, adopt};
 pub use process::{Exit, Process};
 

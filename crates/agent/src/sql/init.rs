@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 
 use super::launch::{self, PROGRAM, finish};
 use crate::redis::{Error, Paths, Secrets, ensure_absent, ensure_dir, replace};
-use crate::sandbox::User;
+use crate::sandbox::{self, User};
 
 /// How long it may take. Some seconds were measured on a busy machine.
 const LIMIT: Duration = Duration::from_secs(110);
@@ -37,7 +37,7 @@ pub(crate) async fn ensure_data(
         return Ok(());
     }
     let lock = paths.agent.join("init.lock");
-    launch::end_earlier(&lock).await?;
+    sandbox::end(&lock).await?;
     let new = paths.data.with_extension("new");
     ensure_absent(&new)?;
     ensure_dir(&new, user)?;

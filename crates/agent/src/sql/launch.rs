@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use coffer_core::engine::sql::config::{self, AGENT, CONFIG_FILE, PASSWD_FILE, SOCKET};
 use coffer_core::spec::EngineSpec;
-use rustix::process::Signal;
 
 use crate::redis::{Error, Paths, Port, Secrets, ensure_absent, ensure_dir, inside, last_words, replace};
 use crate::sandbox::{self, Bind, CgroupLimits, Exit, Launch, User};
@@ -19,8 +18,6 @@ const UPGRADE_LOCK: &str = "upgrade.lock";
 const UPGRADE_LOG: &str = "upgrade.log";
 /// Files that an engine opens beside one per client: its tables, of which it keeps many open.
 const FILES_BESIDE_CLIENTS: u64 = 16_384;
-/// How long a killed program may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long the target may take to read its configuration.
 const TRY_LIMIT: Duration = Duration::from_secs(60);
 /// How long the engine's own step may take where nobody waits for it. Those who wait are cut off earlier by their own limit.
@@ -103,7 +100,7 @@ pub(crate) async fn upgrade(
 
 /// Ends the engine's own step where it is still under way: whoever asked for it has given up, or died.
 pub(crate) async fn end_upgrade(paths: &Paths) -> Result<(), Error> {
-    end_earlier(&paths.agent.join(UPGRADE_LOCK)).await
+    Ok(sandbox::end(&paths.agent.join(UPGRADE_LOCK)).await?)
 }
 
 /// Asks the target binary whether it takes the rendered configuration, in a scratch directory: it reads all of it when it
@@ -117,7 +114,7 @@ pub(crate) async fn try_target(
 ) -> Result<(), Error> {
     let scratch = paths.agent.join("trial");
     let trial = Paths::of(&scratch);
-    end_earlier(&trial.agent.join("engine.lock")).await?;
+    sandbox::end(&trial.agent.join("engine.lock")).await?;
     ensure_absent(&scratch)?;
     for dir in [&scratch, &trial.agent] {
         ensure_dir(dir, User::Own)?;
@@ -137,7 +134,7 @@ pub(super) async fn finish(launch: &Launch, secrets: &Secrets, limit: Duration, 
     let exit = match tokio::time::timeout(limit, started.process.exited()).await {
         Ok(exit) => exit?,
         Err(_) => {
-            end_earlier(&launch.lock).await?;
+            sandbox::end(&launch.lock).await?;
             return Err(Error::Late { what: "finish", within: limit, detail: format!(": {what}") });
         }
     };
@@ -146,13 +143,4 @@ pub(super) async fn finish(launch: &Launch, secrets: &Secrets, limit: Duration, 
         Exit::Code(0) => Ok(said),
         exit => Err(Error::Ended { what: what.to_owned(), exit: exit.to_string(), log: said }),
     }
-}
-
-/// Ends the program that holds this lock, if one does.
-pub(super) async fn end_earlier(lock: &Path) -> Result<(), Error> {
-    if let Some(process) = sandbox::adopt(lock).ok().flatten() {
-        process.signal(Signal::KILL)?;
-        let _ = tokio::time::timeout(KILL_LIMIT, process.exited()).await;
-    }
-    Ok(())
 }
