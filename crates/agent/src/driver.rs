@@ -87,6 +87,14 @@ impl Default for Temporary {
 }
 
 impl Temporary {
+    /// Whether it was found out yet what is to be changed.
+    pub(crate) fn are_planned(&self) -> bool {
+        match self {
+            Self::Redis(measures) => measures.found.is_some(),
+            Self::Sql(_) => true,
+        }
+    }
+
     /// How it was before; `None`: no measure is in force.
     pub(crate) fn before(self) -> Option<Settled> {
         match self {

@@ -289,7 +289,7 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
         return Ok("the engine does not run, so its files are as it left them".to_owned());
     }
     let client = sup.host.client(&section.from).await?;
-    let known = sup.state.section.as_ref().is_some_and(|j| j.measures.clone().before().is_some());
+    let known = sup.state.section.as_ref().is_some_and(|j| j.measures.are_planned());
     if !known {
         let measures = client.plan_measures().await.map_err(cause)?;
         if let Some(journal) = sup.state.section.as_mut() {
@@ -303,7 +303,6 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
     if section.plan.steps.contains(&SectionStep::Keep) {
         blocking(&sup.host.paths, section.operation, PreImage::copy_ahead).await?;
     }
-    redis::warm(&sup.host.paths).await;
     Ok(String::new())
 }
 

@@ -40,7 +40,7 @@ impl Client {
     }
 
     /// Everything acknowledged is in an append-only file from now on, which is as short as it can be; nothing else is
-    /// written by itself. Can be called again.
+    /// written by itself; and it is in memory for the next engine. Can be called again.
     pub async fn prepare(&self, _spec: &EngineSpec, _temporary: &Temporary) -> Result<(), Error> {
         self.set("save", "").await?;
         self.set("auto-aof-rewrite-percentage", "0").await?;
@@ -54,7 +54,9 @@ impl Client {
         if let Some(reason) = unsafe_to_stop(&self.info("persistence").await?) {
             return Err(Error::Unsafe { reason });
         }
-        self.save_users().await
+        self.save_users().await?;
+        warm(&self.paths).await;
+        Ok(())
     }
 
     /// Ends the measures: the engine keeps its data as `want` says ([`Persistence::configured`] after an upgrade, what
@@ -125,6 +127,17 @@ impl Client {
             self.ask::<String>("ACL SAVE", redis::cmd("ACL").arg("SAVE")).await?;
         }
         Ok(())
+    }
+}
+
+/// Has what the next engine loads in memory, as far as there is memory; see [`disk::warm`].
+async fn warm(paths: &Paths) {
+    let data = paths.data.clone();
+    match tokio::task::spawn_blocking(move || disk::warm(&data)).await {
+        Ok(Ok(bytes)) => tracing::info!(bytes, "read ahead"),
+        // It only takes longer then.
+        Ok(Err(error)) => tracing::warn!(%error, "read ahead"),
+        Err(error) => tracing::warn!(%error, "read ahead"),
     }
 }
 

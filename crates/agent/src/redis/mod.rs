@@ -53,6 +53,7 @@ pub use preimage::{Estimate, PreImage};
 pub(crate) use probe::{Caller, End};
 pub use probe::{Probe, Seen};
 pub use section::Quiesced;
+pub(crate) use section::until_ended;
 pub use trial::try_target;
 
 /// Where the parts of an instance's volume are on the host. In its sandbox an engine sees the first three as `/data`,
@@ -95,17 +96,6 @@ pub struct Temporary {
     pub found: Option<Persistence>,
     /// The keys whose values are compared.
     pub sample: Vec<SampleKey>,
-}
-
-/// Has what the next engine loads in memory, as far as there is memory. While the old one serves; see [`disk::warm`].
-pub(crate) async fn warm(paths: &Paths) {
-    let data = paths.data.clone();
-    match tokio::task::spawn_blocking(move || disk::warm(&data)).await {
-        Ok(Ok(bytes)) => tracing::info!(bytes, "read ahead"),
-        // It only takes longer then.
-        Ok(Err(error)) => tracing::warn!(%error, "read ahead"),
-        Err(error) => tracing::warn!(%error, "read ahead"),
-    }
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -113,13 +113,7 @@ impl Client {
             // By a signal, since an engine whose clients wait takes no command. Without save points that is the same.
             process.signal(Signal::TERM)?;
         }
-        match tokio::time::timeout(within, process.exited()).await {
-            Ok(exit) => match exit? {
-                Exit::Code(0) | Exit::Unknown => Ok(()),
-                exit => Err(Error::Ended { what: spec.label(), exit: exit.to_string(), log: String::new() }),
-            },
-            Err(_) => Err(Error::Late { what: "end", within, detail: String::new() }),
-        }
+        until_ended(spec, process, within).await
     }
 
     /// Whether the engine is what `spec` says and holds what `before` says. Empty: it is proven. For an engine that was
@@ -146,6 +140,17 @@ impl Client {
     /// Ends what makes an engine that was started closed other than clients may have it. Can be called again.
     pub async fn lift(&self, spec: &EngineSpec) -> Result<(), Error> {
         self.set("maxmemory", &Config::of(spec, None).value("maxmemory").unwrap_or_default()).await
+    }
+}
+
+/// Waits for the end of an engine that was told to end. An error unless it ends with status 0, as far as anybody knows.
+pub(crate) async fn until_ended(spec: &EngineSpec, process: &Process, within: Duration) -> Result<(), Error> {
+    match tokio::time::timeout(within, process.exited()).await {
+        Ok(exit) => match exit? {
+            Exit::Code(0) | Exit::Unknown => Ok(()),
+            exit => Err(Error::Ended { what: spec.label(), exit: exit.to_string(), log: String::new() }),
+        },
+        Err(_) => Err(Error::Late { what: "end", within, detail: String::new() }),
     }
 }
 

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::client::text;
 use super::{Client, Measures, Temporary, read};
-use crate::redis::Error;
-use crate::sandbox::{Exit, Process};
+use crate::redis::{Error, until_ended};
+use crate::sandbox::Process;
 
 /// How long dirty pages are waited for. What is left then is written in the stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
@@ -141,13 +141,7 @@ impl Client {
         if let Err(refused @ Error::Refused { .. }) = self.run("SHUTDOWN", "SHUTDOWN").await {
             return Err(refused);
         }
-        match tokio::time::timeout(STOP_LIMIT, process.exited()).await {
-            Ok(exit) => match exit? {
-                Exit::Code(0) | Exit::Unknown => Ok(()),
-                exit => Err(Error::Ended { what: spec.label(), exit: exit.to_string(), log: String::new() }),
-            },
-            Err(_) => Err(Error::Late { what: "end", within: STOP_LIMIT, detail: String::new() }),
-        }
+        until_ended(spec, process, STOP_LIMIT).await
     }
 
     /// Whether the engine is what `spec` says and holds what `before` says. Empty: it is proven.
