@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::client::pauses_writes;
 use super::disk::{self, OnDisk};
 use crate::sandbox::{Bind, Launch};
-use crate::site::{Error, Exposure, Port, Secrets, Site, ensure_dir, hex, inside, replace};
+use crate::site::{Error, Exposure, Port, Site, ensure_dir, hex, inside, replace};
 
 /// Files that an engine opens beside one per client.
 const FILES_BESIDE_CLIENTS: u64 = 256;
