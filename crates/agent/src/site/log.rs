@@ -24,6 +24,12 @@ pub fn last_words(log: &Path, from: u64, secrets: &Secrets) -> String {
     if lines.is_empty() { "none".to_owned() } else { lines[lines.len().saturating_sub(LINES)..].join(" | ") }
 }
 
+/// The last line that was written to the log, as it is: never to be told to anybody.
+pub(crate) fn last_line(log: &Path) -> String {
+    let text = String::from_utf8_lossy(&tail(log, 0)).into_owned();
+    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+}
+
 /// What cannot be read is not told.
 fn tail(log: &Path, from: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
