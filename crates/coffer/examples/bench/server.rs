@@ -222,6 +222,11 @@ pub(crate) fn agent_of(data: &Path, instance: &Instance) -> Result<u32> {
     process::with_argument(&volume).with_context(|| format!("no agent has the volume {}", volume.display()))
 }
 
+/// The engine of an instance.
+pub(crate) fn engine_of(instance: &Instance) -> Result<u32> {
+    process::with_mount(&format!("/{}/data", instance.id)).with_context(|| format!("{} has no engine", instance.id))
+}
+
 fn text(value: &Value) -> Result<String> {
     value.as_str().map(str::to_owned).with_context(|| format!("{value} is no text"))
 }
