@@ -300,6 +300,14 @@ impl Client {
         }
     }
 
+    /// Why no other version could take over what is there now that writes wait, if it could not.
+    pub(crate) async fn hindrance(&self) -> Result<Option<String>, Error> {
+        match self {
+            Self::Redis(_) => Ok(None),
+            Self::Sql(client) => client.undecided().await,
+        }
+    }
+
     /// Writes go on. Can be called again, and when they never waited.
     pub(crate) async fn unquiesce(&self, spec: &EngineSpec, measures: &Temporary) -> Result<(), Error> {
         match (self, measures) {

@@ -327,7 +327,13 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     let client = sup.host.client(&section.from).await?;
     let drained = sup.host.hold(&section.from, &client, hold_limit(sup, section)?).await?;
     let began = Timestamp::now();
-    let asked = async { client.quiesce(&section.from, &measures(sup)).await.map_err(cause) };
+    let asked = async {
+        let quiesced = client.quiesce(&section.from, &measures(sup)).await.map_err(cause)?;
+        match client.hindrance().await.map_err(cause)? {
+            Some(reason) if section.plan.steps.contains(&SectionStep::Keep) => Err(cause(Error::Unsafe { reason })),
+            _ => Ok(quiesced),
+        }
+    };
     let quiesced = in_time(sup.host.holds_for(), &section.from, asked).await?;
     live.waiting = Some((client, quiesced.until));
     let mut detail = quiesced.fingerprint.summary();
@@ -468,14 +474,23 @@ async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause>
         && let Some(before) = &journal.fingerprint
     {
         let same_engine = journal.section.from.number == spec.number;
-        let (differs, how_much) = client.compare(&journal.measures, before).await.map_err(cause)?;
-        compared = how_much;
-        if !differs.is_empty() && same_engine && driver::works_in_place(spec) {
+        let seen = client.compare(&journal.measures, before).await;
+        if same_engine && driver::works_in_place(spec) {
             // The files are those that it left: another look at them gives no other data, and keeping clients out none either.
-            let message =
-                format!("{} holds something else than before it was stopped: {}", spec.label(), few(&differs));
-            sup.event("proof.differs", &message);
+            let differs = match seen {
+                Ok((differs, how_much)) => {
+                    compared = how_much;
+                    few(&differs)
+                }
+                Err(error) => cause(error).message,
+            };
+            if !differs.is_empty() {
+                let message = format!("{} holds something else than before it was stopped: {differs}", spec.label());
+                sup.event("proof.differs", &message);
+            }
         } else {
+            let (differs, how_much) = seen.map_err(cause)?;
+            compared = how_much;
             findings.extend(differs);
         }
     }

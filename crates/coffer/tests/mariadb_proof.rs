@@ -167,6 +167,8 @@ fn a_transaction_that_was_prepared_meanwhile_keeps_the_engine_from_being_stopped
     });
     assert_undone(&world.wait_until_over(&instance.id), "prepared");
     run(&instance, &["INSERT INTO shop.parts VALUES (7778, 8)"]);
+    // The same version finds it again.
+    world.coffer(["instance", "restart", "m", "--wait"]).ok();
     agent(&world, &instance).run("XA COMMIT 'x'");
     world.coffer(["instance", "upgrade", "m", "10.11.19", "--wait"]).ok();
     assert_eq!(connect(&instance).ask("SELECT a FROM shop.parts WHERE a > 7000").unwrap(), ["7777", "7778"]);

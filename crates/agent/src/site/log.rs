@@ -47,6 +47,23 @@ mod tests {
     use crate::site::Secrets;
 
     #[test]
+    fn a_farewell_counts_only_as_the_last_line_and_only_at_its_end() {
+        let log = std::env::temp_dir().join(format!("coffer-farewell-{}", std::process::id()));
+        for (text, is_farewell) in [
+            ("1 [Note] /usr/sbin/mariadbd: Shutdown complete\n", true),
+            ("1 [Note] /usr/sbin/mariadbd: Shutdown complete\n\n", true),
+            ("1 [Note] /usr/sbin/mariadbd: Shutdown complete\n2 [Note] Starting MariaDB\n", false),
+            ("1 [Warning] Access denied for user 'x: Shutdown complete'@'h'\n", false),
+            ("1 [Note] /usr/sbin/mariadbd: Normal shutdown\n", false),
+            ("", false),
+        ] {
+            fs_err::write(&log, text).expect("a log");
+            assert_eq!(super::last_line(&log).ends_with(": Shutdown complete"), is_farewell, "{text}");
+        }
+        fs_err::remove_file(&log).expect("the log goes");
+    }
+
+    #[test]
     fn the_last_words_are_those_of_this_engine_and_have_no_password() {
         let secrets = Secrets { tenant: "swordfish".into(), agent: "".into() };
         let log = std::env::temp_dir().join(format!("coffer-last-words-{}", std::process::id()));

@@ -113,12 +113,18 @@ impl PreImage {
             return Ok(());
         }
         self.ensure_dirs()?;
+        let mut seen = Vec::new();
         for file in &list(&self.paths.data, self.kinds)? {
-            match self.keep(&self.paths.data, "data", file) {
+            match self.keep(&self.paths.data, "data", file, Flush::Later) {
                 // The engine has replaced it; the one that took its place is kept later.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
+                other => seen.extend(other?),
             }
+        }
+        // All at once, and only then are the copies to be trusted.
+        rustix::fs::syncfs(fs_err::File::open(&self.dir)?).map_err(io::Error::from)?;
+        for (copy, is) in seen {
+            note(&copy.seen, &is)?;
         }
         Ok(())
     }
@@ -140,7 +146,9 @@ impl PreImage {
                 }
             }
             for file in &files {
-                self.keep(dir, part, file)?;
+                if let Some((copy, is)) = self.keep(dir, part, file, Flush::Each)? {
+                    note(&copy.seen, &is)?;
+                }
                 kept.files.push(Kept { path: Path::new(part).join(&file.path), size: file.size });
             }
         }
@@ -219,16 +227,18 @@ impl PreImage {
         Ok(())
     }
 
-    fn keep(&self, dir: &Path, part: &str, file: &File) -> io::Result<()> {
+    /// Gives a copy that can be trusted once it is on the disk, and how its file looked.
+    fn keep(&self, dir: &Path, part: &str, file: &File, flush: Flush) -> io::Result<Option<(Copy, String)>> {
         let copy = self.copy_of(dir, part, file);
         if let (Some(below), Some(like)) = (copy.to.parent(), copy.from.parent()) {
             ensure_like(below, like)?;
         }
-        match file.kind {
-            Kind::Replaced => copy.ensure_link(file.inode),
-            Kind::Appended => copy.ensure_grown(),
-            Kind::Other => copy.ensure_fresh(),
-        }
+        let seen = match file.kind {
+            Kind::Replaced => copy.ensure_link(file.inode, flush).map(|()| None),
+            Kind::Appended => copy.ensure_grown(flush).map(|()| None),
+            Kind::Other => copy.ensure_fresh(flush),
+        };
+        Ok(seen?.map(|is| (copy, is)))
     }
 
     fn copy_of(&self, dir: &Path, part: &str, file: &File) -> Copy {
@@ -265,6 +275,15 @@ fn ensure_like(dir: &Path, like: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// When a copy goes to the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// When it is made.
+    Each,
+    /// With all others: thousands of small files are waited for once.
+    Later,
+}
+
 /// A file, its copy, and what is known of that: which file it is one `of`, by inode; and how that one was `seen` before the copy
 /// began, where that can be trusted.
 struct Copy {
@@ -276,13 +295,13 @@ struct Copy {
 
 impl Copy {
     /// Another name for the file; a copy where the file system gives none.
-    fn ensure_link(&self, inode: u64) -> io::Result<()> {
+    fn ensure_link(&self, inode: u64, flush: Flush) -> io::Result<()> {
         if fs_err::symlink_metadata(&self.to).is_ok_and(|m| m.ino() == inode) {
             return Ok(());
         }
         ensure_absent(&self.to)?;
         match fs_err::hard_link(&self.from, &self.to) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => self.ensure_grown(),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => self.ensure_grown(flush),
             other => other,
         }
     }
@@ -302,28 +321,35 @@ impl Copy {
         Ok(fs_err::read_to_string(&self.seen).is_ok_and(|was| was == is) && self.to.exists())
     }
 
-    /// A copy of a file that may change anywhere: it is made anew unless it is fresh.
-    fn ensure_fresh(&self) -> io::Result<()> {
+    /// A copy of a file that may change anywhere: it is made anew unless it is fresh. Gives how the file looked, if the copy can
+    /// be trusted by that.
+    fn ensure_fresh(&self, flush: Flush) -> io::Result<Option<String>> {
         let (is, settled) = self.look()?;
         if self.is_fresh()? {
-            return Ok(());
+            return Ok(None);
         }
-        for old in [&self.seen, &self.of, &self.to] {
+        for old in [&self.seen, &self.to] {
             ensure_absent(old)?;
         }
-        self.ensure_grown()?;
-        if settled { note(&self.seen, &is) } else { Ok(()) }
+        self.copy_rest(&open(&self.from, OFlags::RDONLY)?, flush)?;
+        Ok(settled.then_some(is))
     }
 
     /// A copy of a file that only grows: what lacks of it is added. Where the file was replaced since, it is begun anew.
-    fn ensure_grown(&self) -> io::Result<()> {
-        let mut source = open(&self.from, OFlags::RDONLY)?;
-        let of = source.metadata()?;
-        let is_of = fs_err::read_to_string(&self.of).is_ok_and(|inode| inode == of.ino().to_string());
-        if !is_of {
-            ensure_absent(&self.to)?;
-            note(&self.of, &of.ino().to_string())?;
+    fn ensure_grown(&self, flush: Flush) -> io::Result<()> {
+        let source = open(&self.from, OFlags::RDONLY)?;
+        let inode = source.metadata()?.ino().to_string();
+        if fs_err::read_to_string(&self.of).is_ok_and(|of| of == inode) {
+            return self.copy_rest(&source, flush);
         }
+        ensure_absent(&self.to)?;
+        note(&self.of, &inode)?;
+        self.copy_rest(&source, flush)
+    }
+
+    /// Adds what the copy lacks at its end.
+    fn copy_rest(&self, mut source: &std::fs::File, flush: Flush) -> io::Result<()> {
+        let of = source.metadata()?;
         let mut copy = open(&self.to, OFlags::RDWR | OFlags::CREATE)?;
         let mut at = copy.metadata()?.len();
         if at > of.len() {
@@ -331,7 +357,7 @@ impl Copy {
             at = 0;
         }
         // The whole at once where the file system can share it; the rest of the way it is bytes.
-        if at == 0 && of.len() > 0 && rustix::fs::ioctl_ficlone(&copy, &source).is_ok() {
+        if at == 0 && of.len() > 0 && rustix::fs::ioctl_ficlone(&copy, source).is_ok() {
             at = copy.metadata()?.len();
         }
         source.seek(SeekFrom::Start(at))?;
@@ -341,7 +367,10 @@ impl Copy {
         if copy.metadata()?.uid() != of.uid() {
             rustix::fs::fchown(&copy, Some(Uid::from_raw(of.uid())), Some(Gid::from_raw(of.gid())))?;
         }
-        copy.sync_data()
+        match flush {
+            Flush::Each => copy.sync_data(),
+            Flush::Later => Ok(()),
+        }
     }
 }
 
@@ -351,4 +380,64 @@ fn note(path: &Path, text: &str) -> io::Result<()> {
         fs_err::create_dir_all(dir)?;
     }
     fs_err::write(path, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::site::Paths;
+
+    /// The pre-image of a volume with these files, changed so many seconds ago.
+    fn preimage(volume: &Path, files: &[(&str, &str, u64)]) -> PreImage {
+        let paths = Paths::of(volume);
+        for (name, content, age) in files {
+            let path = paths.data.join(name);
+            fs_err::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs_err::write(&path, content).expect("a file");
+            let file = std::fs::File::options().write(true).open(&path).expect("the file");
+            file.set_modified(SystemTime::now() - Duration::from_secs(*age)).expect("its time");
+        }
+        fs_err::create_dir_all(&paths.conf).expect("a directory");
+        PreImage::of(&paths, OperationId(uuid::Uuid::from_u128(1)), |_| Some(Kind::Other))
+    }
+
+    #[test]
+    fn files_of_any_name_are_kept_and_put_back() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let image =
+            preimage(volume.path(), &[("temp-seen-x", "a", 9), ("db/temp-of-t.ibd", "b", 9), ("db/t.ibd", "c", 9)]);
+        image.copy_ahead().expect("copies");
+        assert_eq!(image.complete().expect("a pre-image"), 3);
+        let data = volume.path().join("data");
+        fs_err::remove_dir_all(data.join("db")).expect("they go");
+        fs_err::write(data.join("temp-seen-x"), "other").expect("it changes");
+        image.restore().expect("all of it back");
+        for (name, content) in [("temp-seen-x", "a"), ("db/temp-of-t.ibd", "b"), ("db/t.ibd", "c")] {
+            assert_eq!(fs_err::read_to_string(data.join(name)).expect("a file"), content, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_after_it_was_copied_is_stale_and_so_is_what_was_written_just_before() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let files = [("old", "12345", 60), ("settled", "123", 4), ("new", "1234567", 0)];
+        let image = preimage(volume.path(), &files);
+        assert_eq!(image.stale_bytes().expect("all of it"), 15, "nothing was copied yet");
+        image.copy_ahead().expect("copies");
+        assert_eq!(image.stale_bytes().expect("the newest"), 7);
+        fs_err::write(volume.path().join("data/old"), "54321").expect("it changes");
+        assert_eq!(image.stale_bytes().expect("both"), 12);
+        let estimate = PreImage::estimate(&image.paths, image.kinds).expect("an estimate");
+        assert_eq!((estimate.bytes, estimate.stale_bytes), (15, 15), "all but what nobody wrote to for a minute");
+    }
+
+    #[test]
+    fn what_nobody_wrote_to_for_a_minute_is_not_thought_to_be_copied_again() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let image = preimage(volume.path(), &[("quiet", "123", 61), ("busy", "12345", 30)]);
+        let estimate = PreImage::estimate(&image.paths, image.kinds).expect("an estimate");
+        assert_eq!((estimate.bytes, estimate.stale_bytes), (8, 5));
+    }
 }

@@ -88,7 +88,7 @@ impl Client {
     }
 
     /// The transactions that are prepared and not decided, in a sentence, if there are any.
-    pub(super) async fn undecided(&self) -> Result<Option<String>, Error> {
+    pub(crate) async fn undecided(&self) -> Result<Option<String>, Error> {
         let prepared = self.rows("XA RECOVER", "XA RECOVER").await?.len();
         Ok((prepared > 0)
             .then(|| format!("{prepared} transactions are prepared and not decided (XA RECOVER names them)")))

@@ -97,9 +97,6 @@ impl Client {
         // When the lock goes with this connection at the end, nobody else gets to write.
         self.run("SET GLOBAL", "SET GLOBAL read_only = 1").await?;
         self.kill_others("").await?;
-        if let Some(reason) = self.undecided().await? {
-            return Err(Error::Unsafe { reason });
-        }
         let mut holdings = read::holdings(self, &temporary.tables, QUICK).await?;
         // What could not be read now was not there any more, or was broken before.
         holdings.broken.clear();
