@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use coffer_core::engine::sql::config::{self, AGENT, UNLIMITED, literal};
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::proof::{COLUMNS, Holdings, Sampled, compare};
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use tokio::time::{Instant, sleep};
 
 use super::client::text;
+use super::launch::{LOG, upgrade};
 use super::read::{PATIENT, QUICK};
 use super::{Client, Measures, Temporary, read};
-use crate::sandbox::Process;
-use crate::site::{Error, until_ended};
+use crate::sandbox::{CgroupLimits, Process};
+use crate::site::{Error, Site, last_words, until_ended};
 
 /// How long dirty pages are waited for. What is left then is written in the stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
@@ -162,7 +164,7 @@ impl Client {
                     exit?;
                     break;
                 }
-                again = Self::ready(&client.paths) => client = again?,
+                again = Self::ready(client.dialect, &client.paths) => client = again?,
             }
         }
         until_ended(spec, process, STOP_LIMIT).await
@@ -181,9 +183,18 @@ impl Client {
         Ok((compare(before, &holds), holds.summary()))
     }
 
+    /// What is the new engine's own to do after a change of its version, with what it said. MySQL has done it before it
+    /// answers.
+    pub(crate) async fn own_step(&self, site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
+        match self.dialect {
+            Dialect::MariaDb => self.unlimited(upgrade(site, cgroup)).await,
+            Dialect::MySql => Ok(last_words(&site.paths.agent.join(LOG), 0, site.secrets)),
+        }
+    }
+
     /// Does something for which sessions must not be limited by the settings. Where it fails they stay as they were made for it:
     /// the engine is ended then.
-    pub(crate) async fn unlimited<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn unlimited<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let names: Vec<_> = UNLIMITED.iter().map(|(name, _)| format!("'{name}'")).collect();
         let sql = format!("SHOW GLOBAL VARIABLES WHERE variable_name IN ({})", names.join(", "));
         let before = self.rows("SHOW VARIABLES", &sql).await?;
