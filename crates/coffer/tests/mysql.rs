@@ -12,6 +12,7 @@ use support::sql::Sql;
 use support::world::{Instance, World, kill, wait_for};
 
 const OLD: &str = "9.7.2";
+/// As the catalogue names it: whichever one Debian has.
 const NEW: &str = "9.7";
 /// Times that an emulator keeps, too.
 const SLOW: &str = "hold_seconds = 600";
@@ -87,9 +88,16 @@ const READ: &[&str] = &[
     "SELECT id FROM shop.kinds WHERE MATCH (tx) AGAINST ('text')",
 ];
 
-fn world(config: &str, versions: &[&str]) -> Option<World> {
+/// A world with images of these versions, and the number of the newer one. `None`, and said so, without them.
+fn world(config: &str, versions: &[&str]) -> Option<(World, String)> {
     let world = World::start_with("", config)?;
-    versions.iter().all(|version| world.has_image(&format!("mysql/{version}"))).then_some(world)
+    if !versions.iter().all(|version| world.has_image(&format!("mysql/{version}"))) {
+        return None;
+    }
+    let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
+    let release = list.as_array().unwrap().iter().find(|r| r["Datastore"] == "mysql" && r["Version"] == NEW).unwrap();
+    let number = release["Number"].as_str().unwrap().to_owned();
+    Some((world, number))
 }
 
 /// An instance with something of every kind.
@@ -124,22 +132,22 @@ fn check(world: &World, instance: &Instance, version: &str, kind: &str) {
 
 #[test]
 fn a_restart_changes_nothing_and_turns_nobody_away() {
-    let Some(world) = world("", &[NEW]) else { return };
-    let instance = create(&world, NEW);
+    let Some((world, new)) = world("", &[NEW]) else { return };
+    let instance = create(&world, &new);
     println!("gate: {}", world.show(&instance.id)["gate"]);
     let before = read_all(&instance, READ);
     let visitors = Visitors::start(&instance);
     world.coffer(["instance", "restart", "m", "--wait"]).ok();
     visitors.stop("restart");
     assert_same(&before, &read_all(&instance, READ), "restart");
-    check(&world, &instance, NEW, "restart");
+    check(&world, &instance, &new, "restart");
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 
 #[test]
 fn the_tenant_has_no_way_to_what_the_promises_rest_on() {
-    let Some(world) = world("", &[NEW]) else { return };
-    let instance = world.create("m", &format!("mysql/{NEW}"), &[]);
+    let Some((world, new)) = world("", &[NEW]) else { return };
+    let instance = world.create("m", &format!("mysql/{new}"), &[]);
     let mut sql = connect(&instance);
     for refused in [
         "SHUTDOWN",
@@ -169,8 +177,8 @@ fn the_tenant_has_no_way_to_what_the_promises_rest_on() {
 
 #[test]
 fn what_was_acknowledged_is_there_whatever_is_done_to_the_engine() {
-    let Some(world) = world("", &[NEW]) else { return };
-    let instance = world.create("m", &format!("mysql/{NEW}"), &[]);
+    let Some((world, new)) = world("", &[NEW]) else { return };
+    let instance = world.create("m", &format!("mysql/{new}"), &[]);
     connect(&instance).run("CREATE DATABASE shop");
     let writers = Writers::start(&instance);
     writers.wait_for_more();
@@ -178,21 +186,21 @@ fn what_was_acknowledged_is_there_whatever_is_done_to_the_engine() {
     writers.wait_for_more();
     kill(world.engine_pid(&instance.id).expect("an engine"));
     writers.wait_for_more();
-    writers.stop(&instance, NEW);
+    writers.stop(&instance, &new);
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 
 #[test]
 fn an_instance_goes_from_version_to_version() {
-    let Some(world) = world(SLOW, &[OLD, NEW]) else { return };
+    let Some((world, new)) = world(SLOW, &[OLD, NEW]) else { return };
     let instance = create(&world, OLD);
     println!("gate: {}", world.show(&instance.id)["gate"]);
     let before = read_all(&instance, READ);
     let visitors = Visitors::start(&instance);
-    world.coffer(["instance", "upgrade", "m", NEW, "--wait"]).ok();
+    world.coffer(["instance", "upgrade", "m", &new, "--wait"]).ok();
     visitors.stop("upgrade");
     assert_same(&before, &read_all(&instance, READ), "upgrade");
-    check(&world, &instance, NEW, "upgrade");
+    check(&world, &instance, &new, "upgrade");
     let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
     assert_eq!(agent.ask("SELECT COUNT(*) FROM mysql.user WHERE user = 'coffer'").unwrap(), ["1"]);
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
