@@ -102,7 +102,7 @@ fn world(config: &str, versions: &[&str]) -> Option<(World, String)> {
 
 /// An instance with something of every kind.
 fn create(world: &World, version: &str) -> Instance {
-    let instance = world.create("m", &format!("mysql/{version}"), &[]);
+    let instance = world.create_of(["3", "1"], "m", &format!("mysql/{version}"), &[]);
     let mut sql = connect(&instance);
     FILL.iter().for_each(|statement| sql.run(statement));
     let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
@@ -203,5 +203,57 @@ fn an_instance_goes_from_version_to_version() {
     check(&world, &instance, &new, "upgrade");
     let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
     assert_eq!(agent.ask("SELECT COUNT(*) FROM mysql.user WHERE user = 'coffer'").unwrap(), ["1"]);
+    world.coffer(["instance", "delete", "m", "--wait"]).ok();
+}
+
+/// Puts a script in the place of the newer version's program, for this world alone. It is for starts on the instance's own
+/// data: what only tries the program gets the real one, which is `$real`.
+fn replace_program(world: &World, script: &str) {
+    let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
+    let release = list.as_array().unwrap().iter().find(|r| r["Datastore"] == "mysql" && r["Version"] == NEW).unwrap();
+    let digest = release["Digest"].as_str().unwrap().replace(':', "-");
+    let program = world.data().join("engines/roots").join(digest).join("usr/sbin/mysqld");
+    let real = program.with_extension("real");
+    if !real.exists() {
+        // The root has no shell.
+        fs_err::copy("/bin/busybox", program.with_file_name("busybox")).unwrap();
+        fs_err::rename(&program, &real).unwrap();
+    }
+    let _ = fs_err::remove_file(&program);
+    let text = format!(
+        "#!/usr/sbin/busybox sh\nreal=/usr/sbin/mysqld.real\ncase \"$*\" in\n\
+         *--validate-config*|*--initialize*|*--performance-schema=OFF*|*--version*) exec $real \"$@\";;\nesac\n{script}\n"
+    );
+    fs_err::write(&program, text).unwrap();
+    fs_err::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn an_upgrade_that_fails_ends_with_the_old_engine_and_all_that_it_held() {
+    let Some((world, new)) = world(SLOW, &[OLD, NEW]) else { return };
+    let instance = create(&world, OLD);
+    let before = read_all(&instance, READ);
+    for (name, script, told) in [
+        ("it does not start", "exit 3", "ended while it started"),
+        ("it dies half-way", "$real \"$@\" & /usr/sbin/busybox sleep 2; kill -9 $!; exit 3", "ended while it started"),
+        (
+            "a row is lost",
+            "echo 'DELETE FROM shop.old WHERE a = 1;' >/tmp/lose; exec $real \"$@\" --init-file=/tmp/lose",
+            "rows of shop.old",
+        ),
+    ] {
+        replace_program(&world, script);
+        let visitors = Visitors::start(&instance);
+        let failed = world.coffer(["instance", "upgrade", "m", &new, "--wait"]);
+        assert_eq!(failed.code, 6, "{name}: {failed:?}");
+        let newest = world.operations(&instance.id).remove(0);
+        assert_eq!(newest["phase"], "undone", "{name}: {newest:#}");
+        assert!(newest["cause"].to_string().contains(told), "{name}: {}", newest["cause"]);
+        assert_same(&before, &read_all(&instance, READ), name);
+        visitors.stop(name);
+        assert_eq!(connect(&instance).ask("SELECT SUBSTRING_INDEX(VERSION(), '-', 1)").unwrap(), [OLD], "{name}");
+        let measures = "SELECT @@innodb_max_dirty_pages_pct > 0, @@read_only, @@event_scheduler";
+        wait_for("the measures to be over", || connect(&instance).ask(measures).unwrap() == ["1|0|ON"]);
+    }
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }

@@ -12,8 +12,9 @@ use super::launch::{self, finish};
 use crate::sandbox::{self, User};
 use crate::site::{Error, Secrets, Site, ensure_absent, ensure_dir, inside, replace};
 
-/// How long it may take. Some seconds were measured on a busy machine.
+/// How long it may take: less than the control plane waits for it. Some seconds were measured on a busy machine.
 const LIMIT: Duration = Duration::from_secs(110);
+const LIMIT_MYSQL: Duration = Duration::from_secs(540);
 /// The scripts of MariaDB's package, in the order in which they build upon each other.
 const SCRIPTS: [&str; 5] = [
     "mysql_system_tables.sql",
@@ -70,7 +71,8 @@ pub(super) async fn make_data(spec: &EngineSpec, site: Site<'_>, more: &[&str]) 
     launch.argv = argv.chain(more.iter().copied()).map(str::to_owned).collect();
     launch.stdin = (dialect == Dialect::MariaDb).then(|| script.clone());
     launch.lock = lock;
-    let made = finish(&launch, secrets, LIMIT, &format!("the making of the data of {}", spec.label())).await;
+    let limit = if dialect == Dialect::MySql { LIMIT_MYSQL } else { LIMIT };
+    let made = finish(&launch, secrets, limit, &format!("the making of the data of {}", spec.label())).await;
     ensure_absent(&script)?;
     made?;
     fs_err::rename(&new, &paths.data)?;
