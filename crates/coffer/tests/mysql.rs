@@ -26,15 +26,17 @@ const FILL: &[&str] = &[
         id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, i1 TINYINT, i2 SMALLINT, i3 MEDIUMINT, i4 INT, i8 BIGINT,
         b BIT(9), f FLOAT, d DOUBLE, n DECIMAL(30,10), da DATE, ti TIME(6), dt DATETIME(6), ts TIMESTAMP(3) NULL, y YEAR,
         c CHAR(9), vc VARCHAR(99) CHARACTER SET utf8mb4, bi BINARY(5), vb VARBINARY(99), tx TEXT, bl LONGBLOB,
-        e ENUM('a','b'), s SET('x','y','z'), j JSON, g GEOMETRY, p POINT SRID 4326, ve VECTOR(3),
+        e ENUM('a','b'), s SET('x','y','z'), j JSON, g GEOMETRY, p POINT SRID 4326,
         gv INT GENERATED ALWAYS AS (i4 + 1) VIRTUAL, gs INT GENERATED ALWAYS AS (i4 * 2) STORED,
         KEY (vc), KEY ((i4 + i8)), KEY down (i4 DESC), FULLTEXT KEY (tx), CHECK (i1 < 100)) ENGINE=InnoDB",
-    "INSERT INTO shop.kinds (i1,i2,i3,i4,i8,b,f,d,n,da,ti,dt,ts,y,c,vc,bi,vb,tx,bl,e,s,j,g,p,ve)
+    "INSERT INTO shop.kinds (i1,i2,i3,i4,i8,b,f,d,n,da,ti,dt,ts,y,c,vc,bi,vb,tx,bl,e,s,j,g,p)
         WITH RECURSIVE seq (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM seq WHERE n < 300)
         SELECT n % 100, -n, n, n, n * 1000000000, b'101', n / 3, n / 7, n / 11, '2020-02-29', '12:34:56.789012',
         '2024-12-31 23:59:59.999999', '2024-06-01 12:00:00.123', 2024, 'char', CONCAT('grüße ', n), 'bin', X'00ff27',
         'some text', REPEAT(X'00', 300), 'b', 'x,z', '{\"a\": [1, null]}', POINT(n, 1.5),
-        ST_GeomFromText('POINT(1 2)', 4326), STRING_TO_VECTOR('[1,2,3]') FROM seq",
+        ST_GeomFromText('POINT(1 2)', 4326) FROM seq",
+    "CREATE TABLE shop.arrows (a INT PRIMARY KEY, v VECTOR(3))",
+    "INSERT INTO shop.arrows VALUES (1, STRING_TO_VECTOR('[1,2,3]'))",
     "INSERT INTO shop.kinds (id) VALUES (5000)",
     "CREATE TABLE shop.old (a INT PRIMARY KEY, t VARCHAR(20)) ENGINE=MyISAM",
     "INSERT INTO shop.old VALUES (1,'one'),(2,NULL)",
@@ -72,6 +74,7 @@ const ACCOUNTS: &[&str] = &[
 /// What is read before and after, and has to be the same.
 const READ: &[&str] = &[
     "SELECT * FROM shop.kinds",
+    "SELECT a, VECTOR_TO_STRING(v) FROM shop.arrows",
     "SELECT * FROM shop.old",
     "SELECT * FROM shop.safe",
     "SELECT * FROM shop.lines",

@@ -29,9 +29,9 @@ pub(super) const QUICK: Limits = Limits { whole: Duration::from_secs(1), table: 
 /// Of an engine that has nothing in its memory yet.
 pub(super) const PATIENT: Limits = Limits { whole: Duration::from_secs(10), table: Duration::from_secs(3) };
 
-/// Types without a length that may be long.
-const GEOMETRIES: &str = "'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring', 'multipolygon', \
-                          'geometrycollection', 'geomcollection'";
+/// Types without a length that may be long. Vectors are of a type that the protocol's library does not know.
+const UNMEASURED: &str = "'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring', 'multipolygon', \
+                          'geometrycollection', 'geomcollection', 'vector'";
 
 /// Objects that are compared by all that is told of them: what they are, and the question, which has their name first.
 /// `{system}` is in the place of the engine's own databases.
@@ -99,7 +99,7 @@ pub(super) async fn choose(client: &Client) -> Result<Vec<Sampled>, Error> {
     for row in &tables {
         let mut table = Sampled { database: text(row, 0), table: text(row, 1), ..Sampled::default() };
         let columns = format!(
-            "SELECT column_name, IFNULL(character_octet_length, 0) > {LONG} OR data_type IN ({GEOMETRIES}) \
+            "SELECT column_name, IFNULL(character_octet_length, 0) > {LONG} OR data_type IN ({UNMEASURED}) \
              FROM information_schema.columns WHERE {} AND IFNULL(generation_expression, '') = '' ORDER BY ordinal_position",
             of(&table)
         );

@@ -96,7 +96,10 @@ pub(crate) fn read(instance: &Instance) -> Vec<(&'static str, Vec<String>)> {
 /// What is read by these questions.
 pub(crate) fn read_all(instance: &Instance, questions: &[&'static str]) -> Vec<(&'static str, Vec<String>)> {
     let mut sql = connect(instance);
-    questions.iter().map(|question| (*question, sql.ask(question).unwrap_or_else(|e| panic!("{question}: {e}")))).collect()
+    questions
+        .iter()
+        .map(|question| (*question, sql.ask(question).unwrap_or_else(|e| panic!("{question}: {e}"))))
+        .collect()
 }
 
 #[track_caller]

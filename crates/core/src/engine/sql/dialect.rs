@@ -138,7 +138,9 @@ impl Dialect {
         match self {
             Self::MariaDb => last_line.trim_end().ends_with(": Shutdown complete"),
             // Later ones add a line.
-            Self::MySql => last_line.contains(": Shutdown complete (mysqld ") || last_line.ends_with("MySQL Server - end."),
+            Self::MySql => {
+                last_line.contains(": Shutdown complete (mysqld ") || last_line.ends_with("MySQL Server - end.")
+            }
         }
     }
 
