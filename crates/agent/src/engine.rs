@@ -26,6 +26,7 @@ use crate::gate::{self, Gate};
 use crate::sandbox::{self, Exit, Process, Step, User};
 use crate::site::{self, Error, Exposure, Paths, Port, Secrets, Site, last_line, last_words};
 use crate::state::is_full;
+use crate::tasks::Volume;
 use crate::{sql, tasks};
 
 /// What the engine says, in the agent's directory of the volume.
@@ -422,10 +423,10 @@ impl EngineHost {
         Ok(())
     }
 
-    /// Bytes of the data as the engine's files have them.
-    pub(crate) fn data_bytes(&self, spec: &EngineSpec) -> Result<u64, Cause> {
+    /// How much data there is, as the engine's files have it.
+    pub(crate) fn volume(&self, spec: &EngineSpec) -> Result<Volume, Cause> {
         let files = site::list(&self.paths.data, driver::kinds(spec)).map_err(|e| cause(e.into()))?;
-        Ok(files.iter().map(|f| f.size).sum())
+        Ok(Volume { bytes: files.iter().map(|f| f.size).sum(), files: files.len() as u64 })
     }
 
     /// Bytes that data and pre-images take, a file with several names counted once.

@@ -374,7 +374,7 @@ fn hold_limit(sup: &Supervisor, section: &Section) -> Result<Duration, Cause> {
         true => image.stale_bytes().map_err(cause)?,
         false => 0,
     };
-    let data = sup.host.data_bytes(&section.from)?;
+    let data = sup.host.volume(&section.from)?;
     let expected = Duration::from_millis(tasks::expected_gap_millis(&section.from, &section.to, copied, data));
     Ok(sup.host.hold_limit().max(expected * HOLD_FACTOR))
 }

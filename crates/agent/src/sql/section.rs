@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coffer_core::engine::sql::config::{self, AGENT, UNLIMITED, literal};
-use coffer_core::engine::sql::proof::{COLUMNS, Holdings, Sampled, compare};
+use coffer_core::engine::sql::proof::{COLUMNS, Holdings, ROWS, Sampled, compare};
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use tokio::time::{Instant, sleep};
@@ -174,7 +174,9 @@ impl Client {
         temporary: Option<&Temporary>,
         before: &Holdings,
     ) -> Result<(Vec<Finding>, String), Error> {
-        let was_read = |table: &&Sampled| before.read.contains_key(&format!("{COLUMNS}{}", table.name()));
+        let was_read = |table: &&Sampled| {
+            [ROWS, COLUMNS].iter().any(|what| before.read.contains_key(&format!("{what}{}", table.name())))
+        };
         let tables = temporary.map(|t| t.tables.as_slice()).unwrap_or_default();
         let tables: Vec<_> = tables.iter().filter(was_read).cloned().collect();
         let holds = read::holdings(self, &tables, PATIENT).await?;
