@@ -243,7 +243,9 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
 async fn start_new(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
     let client = sup.host.start(&section.to, Exposure::Closed).await?;
     if driver::has_own_step(&section.from, &section.to) {
-        return sup.host.own_step(&section.to, &client).await;
+        let began = Instant::now();
+        let said = sup.host.own_step(&section.to, &client).await?;
+        return Ok(format!("its own step took {} ms; its last words: {said}", began.elapsed().as_millis()));
     }
     Ok(String::new())
 }
