@@ -77,14 +77,26 @@ pub fn runs_events(spec: &EngineSpec) -> bool {
         .is_some_and(|value| ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str()))
 }
 
+/// What holds where the tenant says nothing and the engine's own default does not.
+pub(in crate::engine) fn base(spec: &EngineSpec, name: &str) -> Option<String> {
+    match name {
+        "innodb_buffer_pool_size" => Some(pool_bytes(spec).to_string()),
+        "max_connections" => Some(max_connections(spec).to_string()),
+        _ => None,
+    }
+}
+
+fn pool_bytes(spec: &EngineSpec) -> u64 {
+    (spec.memory_bytes / POOL_SHARE).max(16 << 20) >> 20 << 20
+}
+
 /// The whole of `my.cnf`.
 pub fn render(spec: &EngineSpec) -> String {
-    let pool = (spec.memory_bytes / POOL_SHARE).max(16 << 20) >> 20 << 20;
     let mut text = String::from("# Written by coffer at every start; changes are lost.\n[mysqld]\n");
     let mut with = |name: &str, value: &str| {
         let _ = writeln!(text, "{name} = {}", quoted(value));
     };
-    with("innodb_buffer_pool_size", &pool.to_string());
+    with("innodb_buffer_pool_size", &pool_bytes(spec).to_string());
     with("max_connections", &max_connections(spec).to_string());
     for (name, value) in &spec.settings {
         // Off until clients are let in; see `runs_events`.
