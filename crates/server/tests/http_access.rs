@@ -134,9 +134,10 @@ fn assert_unauthenticated(reply: &Reply, what: &str) {
 async fn a_reader_looks_and_changes_nothing() {
     let world = World::start().await;
     let id = world.instance("mine").await;
+    let group = world.group("mine", &json!({})).await;
     for (method, path) in routes(&world.demo).await {
-        let reply =
-            world.reader.ask(&method, &fill(&path, &id, &world.demo.project), body(&method, &path).as_ref()).await;
+        let filled = fill(&path.replace("{group}", &group), &id, &world.demo.project);
+        let reply = world.reader.ask(&method, &filled, body(&method, &path).as_ref()).await;
         let what = format!("{method} {path}: {}", reply.text);
         match (path.starts_with("/mgmt/quotas"), path.starts_with("/mgmt"), method.as_str()) {
             (true, _, _) | (_, false, "GET") => assert_eq!(reply.code, 200, "{what}"),
