@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 /// How many milliseconds one tick of `/proc/PID/stat` is: `USER_HZ` is 100 on every Linux that Rust runs on.
 const TICK_MS: f64 = 10.0;
@@ -49,6 +49,23 @@ pub(crate) fn with_argument(argument: &Path) -> Option<u32> {
         let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.split(|byte| *byte == 0).any(|word| word == wanted)
     })
+}
+
+/// The process before which the directory that ends like this is mounted, such as the engine of a volume.
+pub(crate) fn with_mount(directory: &str) -> Option<u32> {
+    all().find(|pid| {
+        let mounts = fs_err::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        mounts.split_ascii_whitespace().any(|word| word.ends_with(directory))
+    })
+}
+
+/// Keeps all threads of a process on one processor.
+pub(crate) fn pin(pid: u32, processor: &str) -> Result<()> {
+    let status = Command::new("taskset").args(["-acp", processor, &pid.to_string()]).stdout(Stdio::null()).status();
+    if !status.context("taskset is not there; hint: apt-get install util-linux")?.success() {
+        bail!("process {pid} cannot be kept on processor {processor}");
+    }
+    Ok(())
 }
 
 /// Ends every process that has a file below this directory open or was told of it: those that a broken off run would

@@ -157,14 +157,25 @@ impl Session {
         Ok((status, serde_json::from_slice(http.body()).unwrap_or_default()))
     }
 
-    /// Creates an instance and waits until it serves.
+    /// Creates a Redis and waits until it serves.
     pub(crate) fn create(&self, version: &str, settings: &[(&str, &str)]) -> Result<Instance> {
+        self.create_of("redis", 6379, version, settings)
+    }
+
+    /// Creates an instance of a datastore, which serves on this port, and waits until it does.
+    pub(crate) fn create_of(
+        &self,
+        datastore: &str,
+        port: u16,
+        version: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Instance> {
         let settings: serde_json::Map<_, _> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         // Four GiB of memory and two processors hold the largest of what is measured.
         let body = json!({"instance": {
             "name": "bench", "flavorRef": "4", "volume": {"size": 20},
-            "datastore": {"type": "redis", "version": version}, "settings": settings,
+            "datastore": {"type": datastore, "version": version}, "settings": settings,
         }});
         let created = self.ask("POST", "/instances", &body.to_string())?;
         let id = text(&created["instance"]["id"])?;
@@ -172,7 +183,7 @@ impl Session {
         self.wait_until_over(&id)?;
         let shown = self.ask("GET", &format!("/instances/{id}"), "")?;
         let address = text(&shown["instance"]["ip"][0])?;
-        Ok(Instance { id, address: SocketAddr::new(address.parse()?, 6379), password })
+        Ok(Instance { id, address: SocketAddr::new(address.parse()?, port), password })
     }
 
     /// How far the gate of an instance goes.
@@ -220,6 +231,11 @@ impl Session {
 pub(crate) fn agent_of(data: &Path, instance: &Instance) -> Result<u32> {
     let volume: PathBuf = fs_err::canonicalize(data.join("instances").join(&instance.id))?;
     process::with_argument(&volume).with_context(|| format!("no agent has the volume {}", volume.display()))
+}
+
+/// The engine of an instance.
+pub(crate) fn engine_of(instance: &Instance) -> Result<u32> {
+    process::with_mount(&format!("/{}/data", instance.id)).with_context(|| format!("{} has no engine", instance.id))
 }
 
 fn text(value: &Value) -> Result<String> {
