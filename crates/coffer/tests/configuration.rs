@@ -7,10 +7,12 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::sql::Sql;
-use support::world::{Instance, World, kill, text, wait_for};
+use support::world::{Instance, World, kill, signal, text, wait_for};
 
 /// What newer MariaDB does not have any more, by the engine that has it.
 const REMOVED: &str = include_str!("../../core/tests/settings/removed.cnf");
@@ -86,12 +88,13 @@ fn live(case: &Case) {
     run(&world, &format!("instance upgrade w {} --wait", case.version));
 
     let engine = world.engine_pid(&instance.id);
-    let said = run(&world, &format!("configuration set cache {live}={second}"));
+    let set = |value: &str| world.coffer(["configuration", "set", "cache", &format!("{live}={value}")]).ok().stdout;
+    let said = set(second);
     assert!(said.contains("cache is changed; instances that have it: 1"), "{said}");
     assert_eq!((is(live), shown(&world, &instance, "status")), (second.to_owned(), json!("ACTIVE")));
     run(&world, &format!("configuration unset cache {live}"));
     assert_eq!(is(live), default, "the default holds again");
-    run(&world, &format!("configuration set cache {live}={first}"));
+    set(first);
 
     let refused = world.coffer(["configuration", "delete", "cache"]);
     assert_eq!(refused.code, 3, "{refused:?}");
@@ -133,7 +136,7 @@ fn mariadb_takes_live_what_it_can_and_the_rest_at_its_next_restart() {
     live(&Case {
         version: "mariadb/10.11.19",
         live: ("max_connections", ["256", "300", "301"]),
-        restart: ("back_log", ["80", "90"]),
+        restart: ("innodb_ft_min_token_size", ["3", "4"]),
     });
 }
 
@@ -157,7 +160,6 @@ fn mariadb_is_told_every_kind_of_value_in_the_words_of_a_statement() {
             ("init_connect", "SET @a = 'it''s'", "SET @a = 'it''s'"),
             ("event_scheduler", "ON", "ON"),
             ("innodb_buffer_pool_size", "128M", "134217728"),
-            ("character_set_server", "utf8mb4", "utf8mb4"),
             ("log_output", "TABLE", "TABLE"),
         ];
         let before: Vec<_> = cases.iter().map(|(name, _, _)| is(name)).collect();
@@ -208,6 +210,40 @@ fn what_a_running_engine_refuses_changes_nothing_and_says_why() {
     assert_eq!(refused.code, 3, "{refused:?}");
     assert!(refused.stderr.contains(&instance.id), "{refused:?}");
     assert_eq!(is("maxmemory-samples"), "7");
+}
+
+#[test]
+fn an_attachment_outlives_server_and_agent() {
+    let Some(mut world) = World::start() else { return };
+    let instance = world.create("w", "7.0.15", &[]);
+    for (n, timeout) in [(0, "60"), (1, "61")] {
+        let made = group(&world, "redis/7.0.15", &[("timeout", timeout)]);
+        // While it is held, the agent does not take what it is asked.
+        let agent = world.agent_pid(&instance.id).expect("an agent");
+        signal(agent, Signal::STOP);
+        let mut attach = Command::new(env!("CARGO_BIN_EXE_coffer"))
+            .args(["configuration", "attach", "w", &text(&made["id"])])
+            .env("OS_CLIENT_CONFIG_FILE", world.data().join("clouds.yaml"))
+            .env("OS_CLOUD", "demo")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("the operation to begin", || world.operations(&instance.id)[0]["kind"] == "configure");
+        if n == 0 {
+            world.kill_server();
+            world.start_server();
+            signal(agent, Signal::CONT);
+        } else {
+            kill(agent);
+        }
+        let over = world.wait_until_over(&instance.id);
+        assert_eq!((&over["kind"], &over["phase"]), (&json!("configure"), &json!("done")), "{over}");
+        attach.wait().unwrap();
+        assert_eq!(value(&world, &instance, "redis", "timeout"), timeout);
+        assert_eq!(shown(&world, &instance, "configuration")["id"], made["id"]);
+        run(&world, "configuration detach w");
+    }
 }
 
 #[test]

@@ -73,7 +73,9 @@ pub(crate) async fn ensure_data(
 fn statements(root: &Path, secrets: &Secrets) -> Result<Vec<u8>, Error> {
     let share = ["usr/share/mysql", "usr/share/mariadb"].map(|dir| root.join(dir));
     let find = |name: &str| -> PathBuf {
-        let all = share.iter().map(|dir| dir.join(name));
+        // Since 11 they are called by the engine's own name.
+        let names = [name.to_owned(), name.replacen("mysql_", "mariadb_", 1)];
+        let all = share.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
         all.clone().find(|path| path.exists()).unwrap_or_else(|| share[0].join(name))
     };
     let mut text = BOOTSTRAP_BEGIN.as_bytes().to_vec();

@@ -35,6 +35,19 @@ const RESTART: &[&str] = &[
     "tcp-backlog",
 ];
 
+/// Settings of MariaDB and MySQL for which a statement's DEFAULT is what the engine was started with, so that no statement
+/// takes them back to where they were before anybody said anything.
+const DEFAULT_IS_START: &[&str] = &[
+    "character_set_filesystem",
+    "character_set_server",
+    "collation_server",
+    "default_storage_engine",
+    "default_tmp_storage_engine",
+    "enforce_storage_engine",
+    "lc_messages",
+    "lc_time_names",
+];
+
 /// One setting that is told to a running engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -53,7 +66,9 @@ pub fn is_live(datastore: Datastore, number: Number, name: &str) -> bool {
         Datastore::Redis | Datastore::Valkey => {
             !RESTART.contains(&name) && redis::of(datastore, number, name).is_some_and(|p| p.default.is_some())
         }
-        Datastore::Mysql | Datastore::Mariadb => sql::of(datastore, number, name).is_some_and(|p| p.dynamic),
+        Datastore::Mysql | Datastore::Mariadb => {
+            !DEFAULT_IS_START.contains(&name) && sql::of(datastore, number, name).is_some_and(|p| p.dynamic)
+        }
     }
 }
 

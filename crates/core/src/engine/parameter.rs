@@ -54,8 +54,9 @@ pub fn all(version: &Version) -> Vec<Parameter> {
             known.filter_map(|(name, parameter)| of_redis(datastore, number, name, *parameter)).collect()
         }
         Datastore::Mysql | Datastore::Mariadb => {
-            let known = sql::all(version.datastore, version.number).iter();
-            known.filter_map(|(name, parameter)| of_sql(name, parameter)).collect()
+            let (datastore, number) = (version.datastore, version.number);
+            let known = sql::all(datastore, number).iter();
+            known.filter_map(|(name, parameter)| of_sql(datastore, number, name, parameter)).collect()
         }
     }
 }
@@ -77,7 +78,8 @@ pub fn defaults(spec: &EngineSpec) -> Settings {
             chosen.map(|p| (p.name.to_owned(), written.value(p.name).unwrap_or_else(|| p.default.to_owned()))).collect()
         }
         Datastore::Mysql | Datastore::Mariadb => {
-            let chosen = sql::all(datastore, number).iter().filter_map(|(name, parameter)| of_sql(name, parameter));
+            let known = sql::all(datastore, number).iter();
+            let chosen = known.filter_map(|(name, parameter)| of_sql(datastore, number, name, parameter));
             chosen
                 .map(|p| (p.name.to_owned(), sql_config::base(&bare, p.name).unwrap_or_else(|| p.default.to_owned())))
                 .collect()
@@ -111,7 +113,7 @@ fn of_redis(
     Some(Parameter { name, kind, default, live: super::live::is_live(datastore, number, name) })
 }
 
-fn of_sql(name: &'static str, parameter: &sql::Parameter) -> Option<Parameter> {
+fn of_sql(datastore: Datastore, number: Number, name: &'static str, parameter: &sql::Parameter) -> Option<Parameter> {
     let kind = match parameter.kind {
         sql::Kind::Boolean => Kind::Boolean,
         sql::Kind::Integer { min, max } => Kind::Integer { min: Some(min), max: Some(max) },
@@ -119,7 +121,8 @@ fn of_sql(name: &'static str, parameter: &sql::Parameter) -> Option<Parameter> {
         sql::Kind::Enum(_) | sql::Kind::Set(_) | sql::Kind::Flags(_) | sql::Kind::Text => Kind::Text,
         sql::Kind::Obsolete => return None,
     };
-    let parameter = Parameter { name, kind, default: parameter.default, live: parameter.dynamic };
+    let live = super::live::is_live(datastore, number, name);
+    let parameter = Parameter { name, kind, default: parameter.default, live };
     (!settings::is_owned(name)).then_some(parameter)
 }
 
@@ -133,6 +136,7 @@ mod tests {
         let of = |label: &str, name: &str| of(&Version::labelled(label), name);
         let connections = of("mariadb 10.11.19", "max_connections").expect("known");
         assert_eq!(connections.kind, Kind::Integer { min: Some(10), max: Some(100_000) });
+        assert!(!of("mariadb 10.11.19", "character_set_server").expect("known").live, "no way back to the default");
         assert!(connections.live && !of("mariadb 10.11.19", "back_log").expect("known").live);
         assert_eq!(of("redis 7.0.15", "maxclients").expect("known").kind.name(), "integer");
         assert_eq!(of("redis 7.0.15", "appendonly").expect("known").kind, Kind::Boolean);
