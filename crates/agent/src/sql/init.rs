@@ -73,10 +73,10 @@ pub(crate) async fn ensure_data(
 fn statements(root: &Path, secrets: &Secrets) -> Result<Vec<u8>, Error> {
     let share = ["usr/share/mysql", "usr/share/mariadb"].map(|dir| root.join(dir));
     let find = |name: &str| -> PathBuf {
-        // Since 11 they are called by the engine's own name.
-        let names = [name.to_owned(), name.replacen("mysql_", "mariadb_", 1)];
-        let all = share.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
-        all.clone().find(|path| path.exists()).unwrap_or_else(|| share[0].join(name))
+        // Since 11 they are called after MariaDB.
+        let newer = name.replacen("mysql_", "mariadb_", 1);
+        let mut all = share.iter().flat_map(|dir| [dir.join(name), dir.join(&newer)]);
+        all.find(|path| path.exists()).unwrap_or_else(|| share[0].join(name))
     };
     let mut text = BOOTSTRAP_BEGIN.as_bytes().to_vec();
     for name in SCRIPTS {
