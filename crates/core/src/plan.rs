@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::datastore::Version;
-use crate::engine::{self, Policy};
+use crate::engine::{self, Policy, SettingsChange};
 use crate::finding::{Finding, refuses};
 use crate::flavor::Flavor;
 use crate::group::{self, Configured, Group, Migration};
@@ -168,7 +168,7 @@ pub struct Planned {
     pub plan: Plan<Step>,
     pub findings: Vec<Finding>,
     /// What happens to each setting; empty where no version changes.
-    pub settings: engine::SettingsChange,
+    pub settings: SettingsChange,
 }
 
 /// A new instance: a place, the image, the engine.
@@ -188,7 +188,7 @@ pub fn plan_create(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     ];
     // The engine is open to the tenant: that it is written down late is no reason to drop it with what it holds.
     let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes: Vec::new() };
-    Ok(Planned { plan, findings, settings: engine::SettingsChange::default() })
+    Ok(Planned { plan, findings, settings: SettingsChange::default() })
 }
 
 /// From the recorded version to `to`. Asked for the version that it already has, the plan proves just that.
@@ -200,27 +200,25 @@ pub fn plan_upgrade(snapshot: &Snapshot<'_>, to: &Version) -> Result<Planned, Re
         let steps = vec![ask(Task::Verify { expect: snapshot.spec() }, CHECK_SECONDS)];
         let notes = vec![format!("{} is what it runs already: nothing is changed, only proven", to.label())];
         let plan = Plan { point_of_no_return: steps.len(), steps, notes };
-        return Ok(Planned { plan, findings, settings: engine::SettingsChange::default() });
+        return Ok(Planned { plan, findings, settings: SettingsChange::default() });
     }
     if !to.active {
         findings.push(inactive(to, snapshot.catalogue));
     }
     findings.extend(engine::check_path(from, to, snapshot.catalogue));
-    let Migration { change: settings, own, values } = migration(snapshot, to);
+    let (settings, configured, target) = upgraded(snapshot, to);
     findings.extend(settings.findings());
-    let group = values.and_then(|values| migrated_group(snapshot, to, values));
-    findings.extend(group.as_ref().map(|group| group_notice(snapshot, to, group)));
+    findings.extend(configured.group.as_ref().map(|group| group_notice(snapshot, to, group)));
     refuse(&findings)?;
 
     let spec = snapshot.spec();
-    let target = target_spec(snapshot, to, group::merged(&own, group.as_ref()));
     let generation = snapshot.instance.generation.next();
     let section = Section::upgrade(snapshot.operation, spec, target.clone(), generation);
     let steps = vec![
         ask(Task::Fetch { image: target.image.clone() }, FETCH_SECONDS),
         ask(Task::Check { to: target.clone(), try_target: true }, CHECK_SECONDS),
         ask(Task::Section(Box::new(section)), SECTION_SECONDS),
-        runs(target, generation, Some(Configured { own, group })),
+        runs(target, generation, Some(configured)),
     ];
     let notes = match snapshot.policy {
         Policy::Preserve => Vec::new(),
@@ -231,9 +229,15 @@ pub fn plan_upgrade(snapshot: &Snapshot<'_>, to: &Version) -> Result<Planned, Re
     Ok(Planned { plan, findings, settings })
 }
 
-fn migration(snapshot: &Snapshot<'_>, to: &Version) -> Migration {
+/// Where an upgrade leads: what becomes of each setting, where they come from then, and the engine that has them.
+fn upgraded(snapshot: &Snapshot<'_>, to: &Version) -> (SettingsChange, Configured, EngineSpec) {
     let i = snapshot.instance;
-    group::migrate(snapshot.version, to, &i.own, i.group.as_ref(), snapshot.policy)
+    let Migration { change, own, values } =
+        group::migrate(snapshot.version, to, &i.own, i.group.as_ref(), snapshot.policy);
+    let group = values.and_then(|values| migrated_group(snapshot, to, values));
+    let settings = group::merged(&own, group.as_ref());
+    let spec = EngineSpec::new(to, snapshot.flavor, i.volume_gib, i.address, settings);
+    (change, Configured { own, group }, spec)
 }
 
 /// The group that an instance with a group has on another version: the one that was made for the same before, or a new one,
@@ -267,7 +271,8 @@ fn group_notice(snapshot: &Snapshot<'_>, to: &Version, group: &Group) -> Finding
 
 /// The task that looks at an upgrade without doing it, for `--dry-run`.
 pub fn check_task(snapshot: &Snapshot<'_>, to: &Version) -> Task {
-    Task::Check { to: target_spec(snapshot, to, migration(snapshot, to).change.after()), try_target: true }
+    let (_, _, target) = upgraded(snapshot, to);
+    Task::Check { to: target, try_target: true }
 }
 
 /// The same engine again, without losing what it holds, with the settings that wait for that.
@@ -281,7 +286,7 @@ pub fn plan_restart(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     let section = Section::restart(snapshot.operation, spec, to.clone(), generation);
     let steps = vec![ask(Task::Section(Box::new(section)), SECTION_SECONDS), runs(to, generation, None)];
     let plan = Plan { point_of_no_return: 1, steps, notes: Vec::new() };
-    Ok(Planned { plan, findings, settings: engine::SettingsChange::default() })
+    Ok(Planned { plan, findings, settings: SettingsChange::default() })
 }
 
 /// The settings of this group for an instance that goes on: what can be changed live is, and the rest waits for a restart.
@@ -312,7 +317,7 @@ pub fn plan_configure(snapshot: &Snapshot<'_>, group: Option<&Group>) -> Result<
     }
     steps.push(runs(spec, generation, Some(Configured { own: i.own.clone(), group: group.cloned() })));
     let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes: Vec::new() };
-    Ok(Planned { plan, findings, settings: engine::SettingsChange::default() })
+    Ok(Planned { plan, findings, settings: SettingsChange::default() })
 }
 
 /// The end of an instance. Nothing of it is undone.
@@ -320,12 +325,7 @@ pub fn plan_delete(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     refuse(&snapshot.busy().into_iter().collect::<Vec<_>>())?;
     let steps = vec![Step::DropPlace, Step::Record(Record::Deleted)];
     let plan = Plan { steps, point_of_no_return: 0, notes: Vec::new() };
-    Ok(Planned { plan, findings: Vec::new(), settings: engine::SettingsChange::default() })
-}
-
-fn target_spec(snapshot: &Snapshot<'_>, to: &Version, settings: Settings) -> EngineSpec {
-    let i = snapshot.instance;
-    EngineSpec::new(to, snapshot.flavor, i.volume_gib, i.address, settings)
+    Ok(Planned { plan, findings: Vec::new(), settings: SettingsChange::default() })
 }
 
 fn runs(spec: EngineSpec, generation: Generation, configured: Option<Configured>) -> Step {

@@ -87,13 +87,26 @@ pub fn defaults(spec: &EngineSpec) -> Settings {
     }
 }
 
-/// A yes or no, as the datastore says it.
-pub fn boolean(datastore: Datastore, on: bool) -> &'static str {
-    match (datastore, on) {
-        (Datastore::Redis | Datastore::Valkey, true) => "yes",
-        (Datastore::Redis | Datastore::Valkey, false) => "no",
-        (Datastore::Mysql | Datastore::Mariadb, true) => "ON",
-        (Datastore::Mysql | Datastore::Mariadb, false) => "OFF",
+/// A value as somebody gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// A text, or a number as it was written.
+    Text(String),
+    /// Each datastore has words of its own for it.
+    Truth(bool),
+}
+
+impl Given {
+    /// In the words of the datastore's configuration.
+    pub fn in_words(self, datastore: Datastore) -> String {
+        let word = match (self, datastore) {
+            (Self::Text(text), _) => return text,
+            (Self::Truth(true), Datastore::Redis | Datastore::Valkey) => "yes",
+            (Self::Truth(false), Datastore::Redis | Datastore::Valkey) => "no",
+            (Self::Truth(true), Datastore::Mysql | Datastore::Mariadb) => "ON",
+            (Self::Truth(false), Datastore::Mysql | Datastore::Mariadb) => "OFF",
+        };
+        word.to_owned()
     }
 }
 

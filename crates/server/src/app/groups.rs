@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coffer_core::datastore::Version;
 use coffer_core::engine::check_settings;
-use coffer_core::engine::parameter::{self, Parameter};
+use coffer_core::engine::parameter::{self, Given, Parameter};
 use coffer_core::finding::refuses;
 use coffer_core::group::{Group, apply_live};
 use coffer_core::id::{GroupId, InstanceId, OperationId, ProjectId, VersionId};
@@ -15,7 +15,6 @@ use coffer_core::operation::Phase;
 use coffer_core::plan::plan_configure;
 use coffer_core::spec::Settings;
 use coffer_store::{InstanceRow, Write};
-use coffer_wire::trove::configuration::Given;
 use uuid::Uuid;
 
 use super::create::check_name;
@@ -102,7 +101,8 @@ impl App {
         needs_write(caller, "creating a configuration group")?;
         check_name(&new.name)?;
         let version = self.choose_version(new.datastore.as_deref(), new.version.as_deref())?;
-        let values: Settings = new.values.into_iter().map(|(name, value)| (name, in_words(&version, value))).collect();
+        let values: Settings =
+            new.values.into_iter().map(|(name, value)| (name, value.in_words(version.datastore))).collect();
         check(&version, &values)?;
         let now = self.clock.now();
         let group = Group {
@@ -145,7 +145,7 @@ impl App {
             }
             for (name, value) in values {
                 match value {
-                    Some(value) => group.values.insert(name, in_words(&version, value)),
+                    Some(value) => group.values.insert(name, value.in_words(version.datastore)),
                     None => group.values.remove(&name),
                 };
             }
@@ -294,13 +294,6 @@ impl App {
 
 fn group_id(text: &str) -> Result<GroupId, Error> {
     text.parse().map_err(|_| Error::not_found(Thing::Group, text))
-}
-
-fn in_words(version: &Version, value: Given) -> String {
-    match value {
-        Given::Text(text) => text,
-        Given::Truth(on) => parameter::boolean(version.datastore, on).to_owned(),
-    }
 }
 
 /// All that is wrong with the values, at once.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use coffer_core::engine::parameter::Given;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -105,15 +106,6 @@ pub struct DefaultsBody {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Defaults {
     pub configuration: BTreeMap<String, String>,
-}
-
-/// A value as it was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Given {
-    /// A text, or a number as it was written.
-    Text(String),
-    /// Each datastore has words of its own for it.
-    Truth(bool),
 }
 
 /// `POST /configurations`: what a group is to be.
