@@ -6,7 +6,7 @@ use coffer_core::spec::EngineSpec;
 
 use crate::driver::Client;
 use crate::engine::cause;
-use crate::redis::Error;
+use crate::site::Error;
 
 /// Has the engine that runs as `from` go on as `to`, which differs in settings that it takes live. Can be called again.
 pub(crate) async fn retune(client: &Client, from: &EngineSpec, to: &EngineSpec) -> Result<(), Cause> {

@@ -3,7 +3,7 @@
 use coffer_core::engine::sql::config::identifier;
 
 use super::Client;
-use crate::redis::Error;
+use crate::site::Error;
 
 impl Client {
     /// Sets a global variable. `expression` is SQL, as [`coffer_core::engine::live::changes`] makes it.

@@ -95,7 +95,7 @@ fn word(spec: &EngineSpec, name: &str) -> Option<String> {
 }
 
 fn expression(spec: &EngineSpec, name: &str) -> String {
-    let Some(value) = spec.settings.get(name).cloned().or_else(|| config::base(spec, name)) else {
+    let Some(value) = spec.settings.get(name).cloned().or_else(|| config::told(spec, name)) else {
         return "DEFAULT".to_owned();
     };
     let kind = sql::of(spec.datastore(), spec.number, name).map(|parameter| &parameter.kind);

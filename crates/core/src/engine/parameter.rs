@@ -81,7 +81,7 @@ pub fn defaults(spec: &EngineSpec) -> Settings {
             let known = sql::all(datastore, number).iter();
             let chosen = known.filter_map(|(name, parameter)| of_sql(datastore, number, name, parameter));
             chosen
-                .map(|p| (p.name.to_owned(), sql_config::base(&bare, p.name).unwrap_or_else(|| p.default.to_owned())))
+                .map(|p| (p.name.to_owned(), sql_config::told(&bare, p.name).unwrap_or_else(|| p.default.to_owned())))
                 .collect()
         }
     }

@@ -4,6 +4,7 @@
 //! and says who may what, [`proof`] whether all is there afterwards.
 
 pub mod config;
+pub mod in_force;
 pub mod parameters;
 pub mod path;
 pub mod proof;
