@@ -64,6 +64,10 @@ fn live(case: &Case) {
     let ((live, [default, first, second]), (restart, [before, after])) = (case.live, case.restart);
     let instance = world.create("w", case.version, &[]);
     let is = |name: &str| value(&world, &instance, datastore, name);
+    // After a start measures of it are in force for a moment, which change how data is kept.
+    let settles = |of_live: &str, of_restart: &str| {
+        wait_for("both settings", || (is(live).as_str(), is(restart).as_str()) == (of_live, of_restart));
+    };
     let engine = world.engine_pid(&instance.id);
     assert_eq!((is(live), is(restart)), (default.to_owned(), before.to_owned()));
     group(&world, case.version, &[(live, first), (restart, after)]);
@@ -80,10 +84,10 @@ fn live(case: &Case) {
     kill(engine.unwrap());
     wait_for("another engine", || world.engine_pid(&instance.id).is_some_and(|pid| Some(pid) != engine));
     wait_for("the engine to serve", || shown(&world, &instance, "operating_status") == "HEALTHY");
-    assert_eq!((is(live), is(restart)), (first.to_owned(), before.to_owned()));
+    settles(first, before);
 
     run(&world, "instance restart w --wait");
-    assert_eq!((is(live), is(restart)), (first.to_owned(), after.to_owned()));
+    settles(first, after);
     assert_eq!(shown(&world, &instance, "status"), "ACTIVE");
     run(&world, &format!("instance upgrade w {} --wait", case.version));
 
@@ -105,7 +109,8 @@ fn live(case: &Case) {
     assert_eq!(world.engine_pid(&instance.id), engine);
     run(&world, "configuration delete cache");
     run(&world, "instance restart w --wait");
-    assert_eq!((is(restart), shown(&world, &instance, "status")), (before.to_owned(), json!("ACTIVE")));
+    settles(default, before);
+    assert_eq!(shown(&world, &instance, "status"), "ACTIVE");
 }
 
 #[test]
