@@ -26,6 +26,7 @@ use crate::gate::{self, Gate};
 use crate::sandbox::{self, Exit, Process, Step, User};
 use crate::site::{self, Error, Exposure, Paths, Port, Secrets, Site, last_line, last_words};
 use crate::state::is_full;
+use crate::tasks::Volume;
 use crate::{sql, tasks};
 
 /// What the engine says, in the agent's directory of the volume.
@@ -182,6 +183,19 @@ impl EngineHost {
     pub(crate) async fn own_step(&self, spec: &EngineSpec, client: &Client) -> Result<String, Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
         client.own_step(self.site(&root), Some(self.limits(spec))).await.map_err(cause)
+    }
+
+    /// Asks the engine's program whether it would start with this, beside the engine that runs.
+    pub(crate) async fn try_target(&self, spec: &EngineSpec) -> Result<(), Cause> {
+        let root = tasks::engine_root(&self.images, &spec.image).await?;
+        let tried = driver::try_target(spec, self.site(&root)).await;
+        tried.map_err(|error| {
+            let why = cause(error).message;
+            Cause::new(
+                format!("{} does not start with its new settings: {why}", spec.label()),
+                "change the setting that it names; nothing was stopped",
+            )
+        })
     }
 
     /// The gate, met when it is first needed. One that could not go far is tried anew with each engine.
@@ -422,10 +436,10 @@ impl EngineHost {
         Ok(())
     }
 
-    /// Bytes of the data as the engine's files have them.
-    pub(crate) fn data_bytes(&self, spec: &EngineSpec) -> Result<u64, Cause> {
+    /// How much data there is, as the engine's files have it.
+    pub(crate) fn volume(&self, spec: &EngineSpec) -> Result<Volume, Cause> {
         let files = site::list(&self.paths.data, driver::kinds(spec)).map_err(|e| cause(e.into()))?;
-        Ok(files.iter().map(|f| f.size).sum())
+        Ok(Volume { bytes: files.iter().map(|f| f.size).sum(), files: files.len() as u64 })
     }
 
     /// Bytes that data and pre-images take, a file with several names counted once.

@@ -44,8 +44,8 @@ pub(crate) fn work(
             Task::Fetch { image } => sight.fetch(image, &mut learned).await,
             Task::Check { to, try_target } => sight.check(to, *try_target, &mut learned).await,
             Task::Verify { expect } => sight.verify(expect, &mut learned).await,
-            // The supervisor works sections off itself.
-            Task::Section(_) => Ok(()),
+            // What touches the engine the supervisor does itself.
+            Task::Section(_) | Task::Configure { .. } => Ok(()),
         };
         let learned = Box::new(learned);
         let outcome = match end {
@@ -133,7 +133,8 @@ impl Sight {
         let estimate = PreImage::estimate(&self.paths, driver::kinds(from)).map_err(cause)?;
         // The append-only file that is written for the stop is not there yet. On disk data takes no more than in memory.
         let data = seen.data_bytes.max(estimate.bytes);
-        let gap_millis = expected_gap_millis(from, to, estimate.stale_bytes, data);
+        let gap_millis =
+            expected_gap_millis(from, to, estimate.stale_bytes, Volume { bytes: data, files: estimate.files });
         Ok(Preview {
             preimage_method: estimate.method,
             preimage_bytes: data,
@@ -155,11 +156,18 @@ impl Sight {
     }
 }
 
-/// For how long clients will not be able to write, as far as can be told: so many bytes are to be copied, and `data` bytes to be
+/// How much data there is.
+#[derive(Clone, Copy)]
+pub(crate) struct Volume {
+    pub(crate) bytes: u64,
+    pub(crate) files: u64,
+}
+
+/// For how long clients will not be able to write, as far as can be told: so many bytes are to be copied, and the data are to be
 /// loaded.
-pub(crate) fn expected_gap_millis(from: &EngineSpec, to: &EngineSpec, copied: u64, data: u64) -> u64 {
-    let load = driver::load_bytes_a_second(to).map_or(0, |a_second| data * 1000 / a_second);
-    driver::stop_and_start_millis(from, to) + copy_millis(copied) + load
+pub(crate) fn expected_gap_millis(from: &EngineSpec, to: &EngineSpec, copied: u64, data: Volume) -> u64 {
+    let load = driver::load_bytes_a_second(to).map_or(0, |a_second| data.bytes * 1000 / a_second);
+    driver::stop_and_start_millis(from, to, data.files) + copy_millis(copied) + load
 }
 
 /// The engine root of an image that was fetched before.

@@ -231,7 +231,7 @@ mod tests {
             Connection { unread: 1, ..QUIET_CONNECTION },
             Connection { unsent: 1, ..QUIET_CONNECTION },
             Connection { since_received: Duration::from_millis(19), ..QUIET_CONNECTION },
-            Connection { has_spoken: false, since_received: NEW - POLL, ..QUIET_CONNECTION },
+            Connection { has_spoken: false, since_received: Duration::from_millis(499), ..QUIET_CONNECTION },
         ] {
             assert!(!quiet(&[QUIET_CONNECTION, busy]), "{busy:?}");
         }

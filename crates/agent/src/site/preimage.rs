@@ -33,8 +33,9 @@ const SETTLED_SECONDS: i64 = 2;
 pub struct Estimate {
     /// How, in a sentence.
     pub method: String,
-    /// Of all that is kept, whether it takes room or not.
+    /// Of all that is kept, whether it takes room or not, and in how many files.
     pub bytes: u64,
+    pub files: u64,
     /// Most of it while the engine serves.
     pub millis: u64,
     /// Of what is copied while the engine serves, so much would be copied again after it has stopped.
@@ -87,6 +88,7 @@ impl PreImage {
         Ok(Estimate {
             method: method.to_owned(),
             bytes: files.iter().map(|f| f.size).sum(),
+            files: files.len() as u64,
             millis: copy_millis(copied),
             stale_bytes: files.iter().filter(is_busy).map(|f| f.size).sum(),
         })

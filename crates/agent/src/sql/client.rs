@@ -1,6 +1,7 @@
 //! The connection to an engine, and what can be asked of it without changing anything.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 /// How long one attempt to reach a starting engine may take.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
+/// What it says where there is no room for what it has to write (`ER_DISK_FULL`).
+const DISK_FULL: u16 = 1021;
 
 /// A row as text, column by column; `None` is NULL.
 pub(super) type Texts = Vec<Option<Vec<u8>>>;
@@ -195,6 +198,7 @@ fn error(command: &'static str, error: sqlx::Error) -> Error {
             Some(number) if Dialect::is_timeout(number) => {
                 Error::Late { what: "answer", within: Duration::ZERO, detail: format!(" ({command})") }
             }
+            Some(DISK_FULL) => Error::Io(io::ErrorKind::StorageFull.into()),
             _ => Error::Refused { command, reason: e.message().to_owned() },
         },
         sqlx::Error::Io(e) => Error::Unreachable { socket: PathBuf::from(config::SOCKET), reason: e.to_string() },

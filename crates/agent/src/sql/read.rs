@@ -157,8 +157,9 @@ pub(super) async fn holdings(client: &Client, tables: &[Sampled], limits: Limits
 
 /// Reads a table, as far as it can be read until then.
 async fn read(client: &Client, table: &Sampled, until: Instant, holdings: &mut Holdings) -> Result<(), Error> {
+    // Old forms of times are marked by a comment until they are stored in the newer one.
     let columns = format!(
-        "SELECT column_name, column_type, is_nullable, character_set_name, collation_name, column_key \
+        "SELECT column_name, SUBSTRING_INDEX(column_type, ' /*', 1), is_nullable, character_set_name, collation_name, column_key \
          FROM information_schema.columns WHERE {} ORDER BY ordinal_position",
         of(table)
     );
@@ -167,7 +168,8 @@ async fn read(client: &Client, table: &Sampled, until: Instant, holdings: &mut H
          WHERE {} ORDER BY index_name, seq_in_index",
         of(table)
     );
-    for (what, questions) in [(COLUMNS, vec![columns]), (KEYS, vec![keys]), (ROWS, table.questions())] {
+    // The rows first: a table that was not closed is repaired by whoever opens it, and until then it looks as if it had no keys.
+    for (what, questions) in [(ROWS, table.questions()), (COLUMNS, vec![columns]), (KEYS, vec![keys])] {
         let is_data = what == ROWS;
         let what = format!("{what}{}", table.name());
         let mut rows = Vec::new();
@@ -192,8 +194,13 @@ async fn read(client: &Client, table: &Sampled, until: Instant, holdings: &mut H
                 Err(e) => return Err(e),
             }
         }
-        // Without a key there is no order to read some of them by.
-        if is_data && table.key.is_empty() && rows.len() > WHOLE {
+        let tells_nothing = match is_data {
+            // Without a key there is no order to read some of them by.
+            true => table.key.is_empty() && rows.len() > WHOLE,
+            // It could not be opened.
+            false => rows.is_empty(),
+        };
+        if tells_nothing {
             continue;
         }
         let mut digests: Vec<_> =

@@ -111,7 +111,7 @@ fn row(what: &str, megabytes: usize, plain: Duration, drained: Duration, coffer:
 fn own_step_ms(operation: &Value) -> f64 {
     let details = operation["steps"].as_array().into_iter().flatten().filter_map(|step| step["detail"].as_str());
     let told = details
-        .filter_map(|detail| detail.split_once("mariadb-upgrade took ")?.1.split_once(" ms")?.0.parse::<f64>().ok());
+        .filter_map(|detail| detail.split_once("its own step took ")?.1.split_once(" ms")?.0.parse::<f64>().ok());
     told.sum()
 }
 
