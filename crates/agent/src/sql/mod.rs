@@ -20,6 +20,7 @@
 mod client;
 mod init;
 mod launch;
+mod live;
 mod read;
 mod section;
 mod trial;

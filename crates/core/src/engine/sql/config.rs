@@ -107,6 +107,11 @@ pub fn render(spec: &EngineSpec) -> String {
     text
 }
 
+/// What an engine is told of one setting; `None` where its own default holds.
+pub fn told(spec: &EngineSpec, name: &str) -> Option<String> {
+    settings(spec).into_iter().rev().find(|(told, _)| told == name).map(|(_, value)| value)
+}
+
 /// All that an engine is told, in order: of two that have one name the later one counts.
 pub fn settings(spec: &EngineSpec) -> Vec<(String, String)> {
     let pool = (spec.memory_bytes / POOL_SHARE).max(16 << 20) >> 20 << 20;
