@@ -24,9 +24,6 @@ const SCRIPTS: [&str; 5] = [
 /// The script of later versions for the database `sys`.
 const SYS_SCRIPT: &str = "mysql_sys_schema.sql";
 
-/// What holds the lock of the program that makes the data.
-pub(super) const LOCK: &str = "init.lock";
-
 /// Makes the data directory where there is none. One that has contents is never touched. Needs the files of
 /// [`super::write_config`].
 pub(crate) async fn ensure_data(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
@@ -40,7 +37,7 @@ pub(crate) async fn ensure_data(spec: &EngineSpec, site: Site<'_>) -> Result<(),
 /// anew.
 pub(super) async fn make_data(spec: &EngineSpec, site: Site<'_>, more: &[&str]) -> Result<(), Error> {
     let Site { root, paths, secrets, user } = site;
-    let lock = paths.agent.join(LOCK);
+    let lock = paths.agent.join("init.lock");
     sandbox::end(&lock).await?;
     let new = paths.data.with_extension("new");
     ensure_absent(&new)?;
