@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::datastore::Version;
+use crate::datastore::{Datastore, Version};
 use crate::engine::{self, Policy, SettingsChange};
 use crate::finding::{Finding, refuses};
 use crate::flavor::Flavor;
@@ -78,6 +78,8 @@ const FETCH_SECONDS: u32 = 1800;
 const CHECK_SECONDS: u32 = 600;
 /// How long an engine that has no data yet may take to answer.
 const FIRST_START_SECONDS: u32 = 120;
+/// The same of MySQL, which writes its dictionary first: some 20 s on a busy machine, and minutes where an emulator runs it.
+const FIRST_START_SECONDS_MYSQL: u32 = 600;
 /// How long a section is waited for before somebody is told. Nothing is given up then: the agent finishes by itself.
 const SECTION_SECONDS: u32 = 24 * 3600;
 
@@ -180,10 +182,14 @@ pub fn plan_create(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     refuse(&findings)?;
     let spec = snapshot.spec();
     let generation = snapshot.instance.generation.next();
+    let within_seconds = match spec.datastore() {
+        Datastore::Mysql => FIRST_START_SECONDS_MYSQL,
+        Datastore::Mariadb | Datastore::Redis | Datastore::Valkey => FIRST_START_SECONDS,
+    };
     let steps = vec![
         Step::EnsurePlace,
         ask(Task::Fetch { image: spec.image.clone() }, FETCH_SECONDS),
-        Step::Run { spec: Box::new(spec), generation, within_seconds: FIRST_START_SECONDS },
+        Step::Run { spec: Box::new(spec), generation, within_seconds },
         Step::Record(Record::Built { generation }),
     ];
     // The engine is open to the tenant: that it is written down late is no reason to drop it with what it holds.

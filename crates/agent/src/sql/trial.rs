@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::finding::{Finding, Severity};
 use coffer_core::spec::EngineSpec;
 
@@ -14,18 +15,9 @@ use crate::site::{Error, Paths, Port, Site, end_trial, ensure_dir, last_words, t
 const READ_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may take to answer. It has nothing to recover.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-/// What is made small for the trial, since the old engine serves beside it. Whether as much as is asked for can be had, a trial
-/// does not show.
-const SMALL: [&str; 5] = [
-    "--innodb-buffer-pool-size=16M",
-    "--innodb-log-file-size=4M",
-    "--key-buffer-size=1M",
-    "--aria-pagecache-buffer-size=1M",
-    "--performance-schema=OFF",
-];
 
 /// Whether the target takes the rendered configuration, in a scratch directory. It reads all of it when it is asked for its
-/// help, and fails on a name that it does not know; then data are made, and it is started on them, closed, since what is
+/// help or to validate it, and fails on a name that it does not know; then data are made, and it is started on them, closed, since what is
 /// wrong with plugins, directories and modes it only finds then. Nothing is left behind, also not of an earlier trial that
 /// was interrupted.
 pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
@@ -41,14 +33,16 @@ pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), 
 }
 
 async fn run(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    let dialect = Dialect::of(spec);
+    let owned = |arguments: &[&str]| arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>();
     write_config(spec, site)?;
     let mut reads = launch(spec, site, Port::Later);
-    reads.argv.extend(["--help", "--verbose"].map(str::to_owned));
+    reads.argv.extend(owned(dialect.validation()));
     finish(&reads, site.secrets, READ_LIMIT, &spec.label()).await?;
-    init::make_data(spec, site, &SMALL).await?;
+    init::make_data(spec, site, dialect.small()).await?;
 
     let mut launch = launch(spec, site, Port::Later);
-    launch.argv.extend(SMALL.map(str::to_owned));
+    launch.argv.extend(owned(dialect.small()));
     let from = fs_err::metadata(&launch.log).map_or(0, |log| log.len());
     let started = sandbox::start(&launch)?;
     let words = || last_words(&launch.log, from, site.secrets);
@@ -71,5 +65,5 @@ async fn run(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
 }
 
 async fn ask(spec: &EngineSpec, paths: &Paths) -> Result<Vec<Finding>, Error> {
-    Client::ready(paths).await?.verify(spec).await
+    Client::ready(Dialect::of(spec), paths).await?.verify(spec).await
 }

@@ -97,8 +97,7 @@ impl SettingsChange {
 pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Finding> {
     match from.datastore {
         Datastore::Redis | Datastore::Valkey => redis::path::check(from, to, catalogue),
-        Datastore::Mariadb => sql::path::check(from, to, catalogue),
-        Datastore::Mysql => vec![unsupported(from)],
+        Datastore::Mysql | Datastore::Mariadb => sql::path::check(from, to, catalogue),
     }
 }
 
@@ -116,13 +115,4 @@ pub fn check_settings(version: &Version, settings: &Settings) -> Vec<Finding> {
         Datastore::Redis | Datastore::Valkey => redis::settings::check(version, settings),
         Datastore::Mysql | Datastore::Mariadb => sql::settings::check(version, settings),
     }
-}
-
-fn unsupported(version: &Version) -> Finding {
-    Finding::error(
-        "datastore.unsupported",
-        version.label(),
-        format!("this Coffer does not run {} yet", version.datastore),
-        "choose one that it runs: coffer datastore list",
-    )
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::dialect::Dialect;
 use super::settings::is_owned;
 use crate::spec::EngineSpec;
 
@@ -26,7 +27,7 @@ pub const PROBE: &str = "coffer_probe";
 
 /// Whether an account is Coffer's or the engine's own, and not the tenant's.
 pub fn is_internal(user: &str) -> bool {
-    [AGENT, PROBE, "mariadb.sys", "root"].contains(&user)
+    [AGENT, PROBE, "mariadb.sys", "mysql.infoschema", "mysql.session", "mysql.sys", "root"].contains(&user)
 }
 
 /// Databases that are the engine's own.
@@ -93,9 +94,10 @@ pub fn max_connections(spec: &EngineSpec) -> u64 {
 
 /// Whether the event scheduler runs once clients are let in.
 pub fn runs_events(spec: &EngineSpec) -> bool {
-    spec.settings
-        .get("event_scheduler")
-        .is_some_and(|value| ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str()))
+    match spec.settings.get("event_scheduler") {
+        Some(value) => ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str()),
+        None => Dialect::of(spec).runs_events_by_default(),
+    }
 }
 
 /// The whole of `my.cnf`.
@@ -134,8 +136,10 @@ pub fn settings(spec: &EngineSpec) -> Vec<(String, String)> {
         ("symbolic_links", "OFF"),
         ("secure_file_priv", "/run"),
         ("event_scheduler", "OFF"),
-        ("skip_slave_start", "ON"),
     ] {
+        with(name, value);
+    }
+    for (name, value) in Dialect::of(spec).owned_settings() {
         with(name, value);
     }
     all
