@@ -420,8 +420,8 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
         SectionStep::Keep => {
             blocking(sup, &section, |image| match image.is_complete() {
                 true => image.restore(),
-                // Without a complete pre-image nothing was started on the data.
-                false => Ok(()),
+                // Without a complete pre-image nothing was started on the data. The old engine may need the room.
+                false => image.discard(),
             })
             .await?;
             sup.state.on_disk = Some(section.from.number);

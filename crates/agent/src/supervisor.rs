@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use crate::driver::{self, Client, Settled};
 use crate::engine::EngineHost;
 use crate::sandbox::Exit;
-use crate::site::{Exposure, PreImage};
+use crate::site::{self, Exposure, PreImage};
 use crate::state::{Durability, State, StateFile};
 use crate::tasks;
 use crate::{live, section};
@@ -184,6 +184,7 @@ impl Supervisor {
     /// Finds out what a dead agent left: an engine that runs, or one that has to be started.
     async fn adopt(&mut self) -> Result<(), crate::Error> {
         self.file.ensure_reserve();
+        site::end_trial(&self.host.paths).await.unwrap_or_else(|error| tracing::warn!(%error, "trial"));
         if self.state.section.is_none()
             && let Some(spec) = self.state.engine.clone()
             && self.host.process().is_some()

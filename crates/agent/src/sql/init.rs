@@ -28,9 +28,6 @@ const SYS_SCRIPT: &str = "mysql_sys_schema.sql";
 /// Where MySQL finds what it is to do once it has made its own tables.
 const SCRIPT: &str = "/conf/init.sql";
 
-/// What holds the lock of the program that makes the data.
-pub(super) const LOCK: &str = "init.lock";
-
 /// Makes the data directory where there is none. One that has contents is never touched. Needs the files of
 /// [`super::write_config`].
 pub(crate) async fn ensure_data(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
@@ -44,7 +41,7 @@ pub(crate) async fn ensure_data(spec: &EngineSpec, site: Site<'_>) -> Result<(),
 /// anew.
 pub(super) async fn make_data(spec: &EngineSpec, site: Site<'_>, more: &[&str]) -> Result<(), Error> {
     let Site { root, paths, secrets, user } = site;
-    let lock = paths.agent.join(LOCK);
+    let lock = paths.agent.join("init.lock");
     sandbox::end(&lock).await?;
     let new = paths.data.with_extension("new");
     ensure_absent(&new)?;
