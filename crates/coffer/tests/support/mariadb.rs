@@ -1,4 +1,4 @@
-//! An instance of MariaDB with something of every kind in it, and who comes to it.
+//! An instance of MariaDB with something of every kind in it, and who comes to it, or to one of MySQL.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+
+use serde_json::Value;
 
 use super::sql::Sql;
 use super::world::{Instance, World, wait_for};
@@ -106,6 +108,26 @@ pub(crate) fn read_all(instance: &Instance, questions: &[&'static str]) -> Vec<(
 pub(crate) fn assert_same(before: &[(&str, Vec<String>)], after: &[(&str, Vec<String>)], what: &str) {
     for (was, is) in before.iter().zip(after) {
         assert_eq!(was, is, "{what}");
+    }
+}
+
+/// What runs is what is recorded, events go on, and the last operation of this kind turned nobody away.
+#[track_caller]
+pub(crate) fn assert_well(world: &World, instance: &Instance, version: &str, kind: &str) {
+    let shown = world.show(&instance.id);
+    assert_eq!(shown["status"], "ACTIVE", "{shown}");
+    assert_eq!(shown["running_version"], shown["on_disk_version"], "{shown}");
+    let mut sql = connect(instance);
+    assert!(sql.ask("SELECT VERSION()").unwrap()[0].starts_with(version));
+    assert_eq!(sql.ask("SELECT @@event_scheduler").unwrap(), ["ON"]);
+    let fired = || connect(instance).ask("SELECT COUNT(*) FROM shop.ticks").unwrap();
+    let so_far = fired();
+    wait_for("another event", || fired() != so_far);
+    let operations = world.operations(&instance.id);
+    let newest = operations.iter().find(|operation| operation["kind"] == kind).unwrap();
+    println!("{kind} {version}: gap {} ms, clients {}", newest["gap_ms"], newest["clients"]);
+    for count in ["refused", "reset", "wrong"] {
+        assert_eq!(newest["clients"][count], Value::from(0), "{newest}");
     }
 }
 
