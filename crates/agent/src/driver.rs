@@ -2,8 +2,6 @@
 //!
 //! [`redis`] speaks with Redis and Valkey, [`sql`] with MariaDB. What one of them has no need of does nothing here.
 
-use std::path::Path;
-
 use coffer_core::datastore::Datastore;
 use coffer_core::engine::redis::checks;
 use coffer_core::engine::redis::config::Persistence;
@@ -14,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 
 use crate::engine::cause;
-use crate::redis::{self, Error, Exposure, Paths, Port, Probe, Secrets};
-use crate::sandbox::{Launch, Process, User};
-use crate::sql;
+use crate::sandbox::{CgroupLimits, Launch, Process};
+use crate::site::{Error, Exposure, Kinds, Paths, Port, Probe, Secrets, Site};
+use crate::{redis, sql};
 
 /// A connection to the engine, as the agent's own user.
 #[derive(Clone)]
@@ -141,50 +139,28 @@ pub(crate) fn greets(spec: &EngineSpec) -> bool {
 }
 
 /// Writes the configuration, and makes the data where there is none.
-pub(crate) async fn prepare_files(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-) -> Result<(), Error> {
+pub(crate) async fn prepare_files(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
     if is_sql(spec) {
-        sql::write_config(spec, paths, user)?;
-        sql::ensure_data(spec, root, paths, secrets, user).await
+        sql::write_config(spec, site)?;
+        sql::ensure_data(spec, site).await
     } else {
-        redis::write_config(spec, paths, secrets, user)
+        redis::write_config(spec, site)
     }
 }
 
 /// What starts this engine on what is on disk.
-pub(crate) fn launch(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    user: User,
-    exposure: Exposure,
-    port: Port,
-) -> Result<Launch, Error> {
-    if is_sql(spec) {
-        Ok(sql::launch(spec, root, paths, user, port))
-    } else {
-        redis::launch(spec, root, paths, user, exposure, port)
-    }
+pub(crate) fn launch(spec: &EngineSpec, site: Site<'_>, exposure: Exposure, port: Port) -> Result<Launch, Error> {
+    if is_sql(spec) { Ok(sql::launch(spec, site, port)) } else { redis::launch(spec, site, exposure, port) }
+}
+
+/// How the engine changes its files, and which of them are its data.
+pub(crate) fn kinds(_spec: &EngineSpec) -> Kinds {
+    redis::kind
 }
 
 /// Asks the target binary whether it would start.
-pub(crate) async fn try_target(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-) -> Result<(), Error> {
-    if is_sql(spec) {
-        sql::try_target(spec, root, paths, secrets, user).await
-    } else {
-        redis::try_target(spec, root, paths, secrets, user).await
-    }
+pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    if is_sql(spec) { sql::try_target(spec, site).await } else { redis::try_target(spec, site).await }
 }
 
 /// Whether an engine that takes over from `from` has a step of its own to do before anybody may see it.
@@ -200,9 +176,9 @@ pub(crate) fn farewell(spec: &EngineSpec) -> Option<&'static str> {
 /// Begins to look as a client does.
 pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
     if is_sql(spec) {
-        Probe::visiting(spec, sql::Visitor { password: secrets.agent.clone() })
+        Probe::start(spec, sql::Visitor { password: secrets.agent.clone() })
     } else {
-        Probe::start(spec, spec.address, secrets)
+        redis::probe(spec, secrets)
     }
 }
 
@@ -398,12 +374,6 @@ fn mixed() -> Error {
 }
 
 /// The new engine's own step, with what it said.
-pub(crate) async fn own_step(
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-    cgroup: Option<crate::sandbox::CgroupLimits>,
-) -> Result<String, Cause> {
-    sql::upgrade(root, paths, secrets, user, cgroup).await.map_err(cause)
+pub(crate) async fn own_step(site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Cause> {
+    sql::upgrade(site, cgroup).await.map_err(cause)
 }

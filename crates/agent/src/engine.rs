@@ -23,8 +23,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::driver::{self, Client};
 use crate::gate::{self, Gate};
-use crate::redis::{self, Exposure, Paths, Port, Secrets};
 use crate::sandbox::{self, Exit, Process, Step, User};
+use crate::site::{Error, Exposure, Paths, Port, Secrets, Site, last_words};
 use crate::state::is_full;
 use crate::{sql, tasks};
 
@@ -131,7 +131,7 @@ impl EngineHost {
 
     async fn launch(&mut self, spec: &EngineSpec, exposure: Exposure) -> Result<(), Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        driver::prepare_files(spec, &root, &self.paths, &self.secrets, self.user).await.map_err(cause)?;
+        driver::prepare_files(spec, self.site(&root)).await.map_err(cause)?;
         loop {
             let level = self.gate(spec)?.level();
             let port = match (level, exposure) {
@@ -139,7 +139,7 @@ impl EngineHost {
                 (Level::Shared, Exposure::Open) if !driver::opens_in_place(spec) => Port::AtStart,
                 (Level::Shared | Level::Own, _) => Port::Later,
             };
-            let mut launch = driver::launch(spec, &root, &self.paths, self.user, exposure, port).map_err(cause)?;
+            let mut launch = driver::launch(spec, self.site(&root), exposure, port).map_err(cause)?;
             launch.log = self.paths.agent.join(ENGINE_LOG);
             launch.lock = self.paths.agent.join(ENGINE_LOCK);
             launch.gated = level != Level::Own;
@@ -165,6 +165,11 @@ impl EngineHost {
         }
     }
 
+    /// Where engines of this root are at home.
+    fn site<'a>(&'a self, root: &'a Path) -> Site<'a> {
+        Site { root, paths: &self.paths, secrets: &self.secrets, user: self.user }
+    }
+
     fn limits(&self, spec: &EngineSpec) -> sandbox::CgroupLimits {
         sandbox::CgroupLimits {
             name: self.cgroup.clone(),
@@ -176,7 +181,7 @@ impl EngineHost {
     /// The engine's own step after a change of its version, while nobody else can see it. Gives what it said at its end.
     pub(crate) async fn own_step(&self, spec: &EngineSpec) -> Result<String, Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        driver::own_step(&root, &self.paths, &self.secrets, self.user, Some(self.limits(spec))).await
+        driver::own_step(self.site(&root), Some(self.limits(spec))).await
     }
 
     /// The gate, met when it is first needed. One that could not go far is tried anew with each engine.
@@ -331,9 +336,9 @@ impl EngineHost {
     }
 
     /// Why an engine is not ready. Which socket does not answer, and how, is for the log.
-    fn unready(&self, spec: &EngineSpec, error: redis::Error) -> Cause {
+    fn unready(&self, spec: &EngineSpec, error: Error) -> Cause {
         match error {
-            redis::Error::Late { what, within, detail } => {
+            Error::Late { what, within, detail } => {
                 tracing::warn!(%detail, "engine is late");
                 let (label, seconds) = (spec.label(), within.as_secs());
                 let message =
@@ -353,7 +358,7 @@ impl EngineHost {
     pub(crate) async fn stop(&mut self, spec: &EngineSpec, client: Client) -> Result<(), Cause> {
         if let Some(process) = self.process() {
             client.stop(spec, process, STOP_LIMIT).await.map_err(|error| match error {
-                redis::Error::Ended { what, exit, .. } => {
+                Error::Ended { what, exit, .. } => {
                     let words = self.last_words();
                     Cause::new(
                         format!("{what} ended with {exit} instead of cleanly; its last words: {words}"),
@@ -417,7 +422,7 @@ impl EngineHost {
 
     /// The last lines that the engine wrote.
     pub(crate) fn last_words(&self) -> String {
-        redis::last_words(&self.paths.agent.join(ENGINE_LOG), self.log_from, &self.secrets)
+        last_words(&self.paths.agent.join(ENGINE_LOG), self.log_from, &self.secrets)
     }
 
     /// Whether the engine that ran last has said that it ended as it should, where engines say that.
@@ -447,21 +452,19 @@ fn gate_cause(error: &gate::Error) -> Cause {
     )
 }
 
-/// An error of the redis driver as a cause. Its text says what to do where something can be done. Which file or socket it was
+/// An error of a driver as a cause. Its text says what to do where something can be done. Which file or socket it was
 /// is for the log: tenants read this, and where things are on the host is not their concern.
-pub(crate) fn cause(error: redis::Error) -> Cause {
+pub(crate) fn cause(error: Error) -> Cause {
     match error {
-        redis::Error::Unreachable { reason, .. } => {
-            Cause::new(format!("the engine cannot be reached: {reason}"), AGAIN_HINT)
-        }
-        redis::Error::Busy { reason } => Cause::new(
+        Error::Unreachable { reason, .. } => Cause::new(format!("the engine cannot be reached: {reason}"), AGAIN_HINT),
+        Error::Busy { reason } => Cause::new(
             format!("the engine is busy: {reason}"),
             "wait until that is over or end it (KILL and the number of the connection), then ask again",
         ),
-        redis::Error::Unsafe { reason } => {
+        Error::Unsafe { reason } => {
             Cause::new(format!("the engine cannot be stopped without a loss: {reason}"), "mend that, then ask again")
         }
-        redis::Error::Io(error) => {
+        Error::Io(error) => {
             tracing::error!(%error, "file of the volume");
             if is_full(&error) {
                 Cause::new("there is no room left on the disk of the volume", "make room on it, then ask again")

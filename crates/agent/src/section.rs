@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use coffer_core::finding::Cause;
-use coffer_core::id::OperationId;
 use coffer_core::operation::{self, Event, Next, Phase};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::EngineSpec;
@@ -17,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::driver::{self, Client, Fingerprint, Settled, Temporary};
 use crate::engine::cause;
-use crate::redis::{self, Exposure, Paths, PreImage, Probe, Seen};
+use crate::site::{Error, Exposure, PreImage, Probe, Seen};
 use crate::state::{Durability, Journal, KeptPreimage};
 use crate::supervisor::Supervisor;
 use crate::tasks;
@@ -202,7 +201,7 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             }
         }
         SectionStep::Keep => {
-            let bytes = blocking(&sup.host.paths, section.operation, PreImage::complete).await?;
+            let bytes = blocking(sup, &section, PreImage::complete).await?;
             Ok(format!("{bytes} bytes"))
         }
         SectionStep::Swap => {
@@ -301,7 +300,7 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
     let measures = measures(sup);
     client.prepare(&section.from, &measures).await.map_err(cause)?;
     if section.plan.steps.contains(&SectionStep::Keep) {
-        blocking(&sup.host.paths, section.operation, PreImage::copy_ahead).await?;
+        blocking(sup, section, PreImage::copy_ahead).await?;
     }
     Ok(String::new())
 }
@@ -352,7 +351,7 @@ async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Resul
 
 /// How long connections may wait: as configured, or longer where so much data has to be loaded that it would not do.
 fn hold_limit(sup: &Supervisor, section: &Section) -> Result<Duration, Cause> {
-    let estimate = PreImage::estimate(&sup.host.paths).map_err(cause)?;
+    let estimate = PreImage::estimate(&sup.host.paths, driver::kinds(&section.from)).map_err(cause)?;
     let expected =
         Duration::from_millis(tasks::expected_gap_millis(&section.from, &section.to, &estimate, estimate.bytes));
     Ok(sup.host.hold_limit().max(expected * HOLD_FACTOR))
@@ -370,7 +369,7 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
             }
             // Not now: a snapshot takes its time, and the instance serves. The supervisor does it next.
             sup.state.settle = measures(sup).before().or(sup.state.settle.take());
-            blocking(&sup.host.paths, section.operation, PreImage::discard).await
+            blocking(sup, &section, PreImage::discard).await
         }
         SectionStep::Quiesce if was_running => {
             let client = serving(sup, &section).await?;
@@ -391,7 +390,7 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
             Ok(())
         }
         SectionStep::Keep => {
-            blocking(&sup.host.paths, section.operation, |image| match image.is_complete() {
+            blocking(sup, &section, |image| match image.is_complete() {
                 true => image.restore(),
                 // Without a complete pre-image nothing was started on the data.
                 false => Ok(()),
@@ -476,11 +475,11 @@ fn measures(sup: &Supervisor) -> Temporary {
 
 /// File work of a pre-image, off the thread that watches the engine.
 async fn blocking<T: Send + 'static>(
-    paths: &Paths,
-    operation: OperationId,
-    work: impl FnOnce(&PreImage) -> Result<T, redis::Error> + Send + 'static,
+    sup: &Supervisor,
+    section: &Section,
+    work: impl FnOnce(&PreImage) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Cause> {
-    let image = PreImage::of(paths, operation);
+    let image = PreImage::of(&sup.host.paths, section.operation, driver::kinds(&section.from));
     match tokio::task::spawn_blocking(move || work(&image)).await {
         Ok(done) => done.map_err(cause),
         Err(e) => Err(Cause::new(format!("the pre-image's work ended early: {e}"), "")),

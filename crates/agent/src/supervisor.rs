@@ -24,11 +24,11 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::driver::{Client, Settled};
+use crate::driver::{self, Client, Settled};
 use crate::engine::EngineHost;
-use crate::redis::{Exposure, PreImage};
 use crate::sandbox::Exit;
 use crate::section;
+use crate::site::{Exposure, PreImage};
 use crate::state::{Durability, State, StateFile};
 use crate::tasks;
 
@@ -360,6 +360,7 @@ impl Supervisor {
 
     /// Removes the pre-images whose time is over. Whatever fails here is tried again; it fails nothing else.
     fn collect_preimages(&mut self) -> Result<(), crate::Error> {
+        let Some(kinds) = self.state.engine.as_ref().map(driver::kinds) else { return Ok(()) };
         let now = Timestamp::now();
         let keep = self.keep_preimages;
         let (old, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.preimages)
@@ -370,7 +371,7 @@ impl Supervisor {
             return Ok(());
         }
         for preimage in old {
-            if let Err(error) = PreImage::of(&self.host.paths, preimage.operation).discard() {
+            if let Err(error) = PreImage::of(&self.host.paths, preimage.operation, kinds).discard() {
                 tracing::warn!(%error, operation = %preimage.operation, "pre-image stays");
                 self.state.preimages.push(preimage);
             }

@@ -12,8 +12,8 @@ use coffer_image::{Image, Release, Store};
 
 use crate::driver::{self, Client, Seen};
 use crate::engine::{EngineHost, cause};
-use crate::redis::{Estimate, Paths, PreImage, Secrets};
 use crate::sandbox::User;
+use crate::site::{Estimate, Paths, PreImage, Secrets, Site};
 
 /// What a task that looks needs of the instance.
 struct Sight {
@@ -124,13 +124,13 @@ impl Sight {
             )
         };
         let root = root.map_err(|e| refused(coffer_image::in_full(&e)))?;
-        driver::try_target(to, &root, &self.paths, &self.secrets, self.user)
+        driver::try_target(to, Site { root: &root, paths: &self.paths, secrets: &self.secrets, user: self.user })
             .await
             .map_err(|e| refused(format!("it does not start on its configuration: {}", cause(e).message)))
     }
 
     fn preview(&self, from: &EngineSpec, to: &EngineSpec, seen: &Seen) -> Result<Preview, Cause> {
-        let estimate = PreImage::estimate(&self.paths).map_err(cause)?;
+        let estimate = PreImage::estimate(&self.paths, driver::kinds(from)).map_err(cause)?;
         // The append-only file that is written for the stop is not there yet. On disk data takes no more than in memory.
         let data = seen.data_bytes.max(estimate.bytes);
         let gap_millis = expected_gap_millis(from, to, &estimate, data);

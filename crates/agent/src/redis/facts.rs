@@ -8,8 +8,8 @@ use coffer_core::engine::redis::checks::Facts;
 use coffer_core::spec::EngineSpec;
 use redis::Value;
 
-use super::disk::{self, Kind};
-use super::{Client, Error, Paths, survey};
+use super::{Client, disk, survey};
+use crate::site::{Error, Kind, Paths};
 
 /// How many keys are looked at for their types.
 const KEYS: usize = 10_000;

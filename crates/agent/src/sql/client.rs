@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::redis::{Error, Paths};
+use crate::site::{Error, Paths};
 
 /// How long an engine may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);

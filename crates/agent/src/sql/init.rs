@@ -8,8 +8,8 @@ use coffer_core::spec::EngineSpec;
 use secrecy::ExposeSecret as _;
 
 use super::launch::{self, PROGRAM, finish};
-use crate::redis::{Error, Paths, Secrets, ensure_absent, ensure_dir, replace};
 use crate::sandbox::{self, User};
+use crate::site::{Error, Secrets, Site, ensure_absent, ensure_dir, replace};
 
 /// How long it may take. Some seconds were measured on a busy machine.
 const LIMIT: Duration = Duration::from_secs(110);
@@ -26,13 +26,8 @@ const SYS_SCRIPT: &str = "mysql_sys_schema.sql";
 
 /// Makes the data directory where there is none. It gets its name when it is complete, so one that has a name and
 /// contents is never touched, and half of one is begun anew. Needs the files of [`super::write_config`].
-pub(crate) async fn ensure_data(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-) -> Result<(), Error> {
+pub(crate) async fn ensure_data(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    let Site { root, paths, secrets, user } = site;
     if fs_err::read_dir(&paths.data)?.next().is_some() {
         return Ok(());
     }
@@ -44,7 +39,7 @@ pub(crate) async fn ensure_data(
     let script = paths.agent.join("init.sql");
     replace(&script, &statements(root, secrets)?, User::Own)?;
 
-    let mut launch = launch::base(root, paths, user);
+    let mut launch = launch::base(site);
     for bind in launch.binds.iter_mut().filter(|bind| bind.source == paths.data) {
         bind.source.clone_from(&new);
     }

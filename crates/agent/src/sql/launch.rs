@@ -7,8 +7,8 @@ use std::time::Duration;
 use coffer_core::engine::sql::config::{self, AGENT, CONFIG_FILE, PASSWD_FILE, SOCKET};
 use coffer_core::spec::EngineSpec;
 
-use crate::redis::{Error, Paths, Port, Secrets, ensure_absent, ensure_dir, inside, last_words, replace};
 use crate::sandbox::{self, Bind, CgroupLimits, Exit, Launch, User};
+use crate::site::{Error, Paths, Port, Secrets, Site, ensure_absent, ensure_dir, inside, last_words, replace};
 
 /// Where the package has the server.
 pub(super) const PROGRAM: &str = "/usr/sbin/mariadbd";
@@ -23,9 +23,10 @@ const TRY_LIMIT: Duration = Duration::from_secs(60);
 /// How long the engine's own step may take where nobody waits for it. Those who wait are cut off earlier by their own limit.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// Writes `my.cnf` and the file of names, whole or not at all, mode 0600, owned by `user`: an engine ignores a file that
+/// Writes `my.cnf` and the file of names, whole or not at all, mode 0600, owned by the engine's user: an engine ignores a file that
 /// others may write. The directories are made where they lack.
-pub(crate) fn write_config(spec: &EngineSpec, paths: &Paths, user: User) -> Result<(), Error> {
+pub(crate) fn write_config(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    let Site { paths, user, .. } = site;
     let tmp = inside(&paths.run, config::TMP);
     for dir in [&paths.data, &paths.conf, &paths.run, &tmp] {
         ensure_dir(dir, user)?;
@@ -42,8 +43,8 @@ pub(crate) fn write_config(spec: &EngineSpec, paths: &Paths, user: User) -> Resu
 
 /// What starts this engine. Needs the files of [`write_config`] and a data directory. Control group and gate are left to
 /// the caller.
-pub(crate) fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, port: Port) -> Launch {
-    let mut launch = base(root, paths, user);
+pub(crate) fn launch(spec: &EngineSpec, site: Site<'_>, port: Port) -> Launch {
+    let mut launch = base(site);
     launch.argv = vec![PROGRAM.to_owned(), format!("--defaults-file={CONFIG_FILE}")];
     if port == Port::Later {
         launch.argv.push("--skip-networking".to_owned());
@@ -53,7 +54,8 @@ pub(crate) fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, 
 }
 
 /// A launch without a program.
-pub(super) fn base(root: &Path, paths: &Paths, user: User) -> Launch {
+pub(super) fn base(site: Site<'_>) -> Launch {
+    let Site { root, paths, user, .. } = site;
     let bind =
         |source: &Path, target: &str, read_only| Bind { source: source.to_owned(), target: target.into(), read_only };
     Launch {
@@ -79,15 +81,10 @@ pub(super) fn base(root: &Path, paths: &Paths, user: User) -> Launch {
 
 /// The engine's own step after a change of its version, by `mariadb-upgrade`, on the engine that runs. Can be called again.
 /// Gives the last lines of what it said. What it said as a whole is in `agent/upgrade.log`.
-pub(crate) async fn upgrade(
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-    cgroup: Option<CgroupLimits>,
-) -> Result<String, Error> {
+pub(crate) async fn upgrade(site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
+    let Site { paths, secrets, .. } = site;
     end_upgrade(paths).await?;
-    let mut launch = base(root, paths, user);
+    let mut launch = base(site);
     launch.argv =
         [UPGRADE, "--no-defaults", &format!("--socket={SOCKET}"), &format!("--user={AGENT}")].map(str::to_owned).into();
     launch.env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("HOME".to_owned(), "/tmp".to_owned())].into();
@@ -105,24 +102,19 @@ pub(crate) async fn end_upgrade(paths: &Paths) -> Result<(), Error> {
 
 /// Asks the target binary whether it takes the rendered configuration, in a scratch directory: it reads all of it when it
 /// is asked for its help, and fails on a name that it does not know. Nothing is left behind.
-pub(crate) async fn try_target(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-) -> Result<(), Error> {
-    let scratch = paths.agent.join("trial");
+pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    let scratch = site.paths.agent.join("trial");
     let trial = Paths::of(&scratch);
+    let there = Site { paths: &trial, ..site };
     sandbox::end(&trial.agent.join("engine.lock")).await?;
     ensure_absent(&scratch)?;
     for dir in [&scratch, &trial.agent] {
         ensure_dir(dir, User::Own)?;
     }
-    write_config(spec, &trial, user)?;
-    let mut launch = launch(spec, root, &trial, user, Port::Later);
+    write_config(spec, there)?;
+    let mut launch = launch(spec, there, Port::Later);
     launch.argv.extend(["--help", "--verbose"].map(str::to_owned));
-    let tried = finish(&launch, secrets, TRY_LIMIT, &spec.label()).await;
+    let tried = finish(&launch, site.secrets, TRY_LIMIT, &spec.label()).await;
     ensure_absent(&scratch)?;
     tried.map(drop)
 }

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Client;
 use super::client::text;
-use crate::redis::{Error, hex};
+use crate::site::{Error, hex};
 
 /// So many tables are read. Of more, as many that are chosen by their name's digest.
 const TABLES: usize = 200;

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::client::text;
 use super::{Client, Measures, Temporary, read};
-use crate::redis::{Error, until_ended};
 use crate::sandbox::Process;
+use crate::site::{Error, until_ended};
 
 /// How long dirty pages are waited for. What is left then is written in the stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);

@@ -18,8 +18,7 @@ use coffer_core::id::OperationId;
 use rustix::fs::{AtFlags, CWD, Gid, OFlags, RenameFlags, StatxFlags, Uid, renameat_with};
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, File, Kind, ensure_absent, open};
-use super::{Error, Paths};
+use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list, open};
 
 /// What a plain copy does a second, for estimates: what a slow disk does.
 const BYTES_A_SECOND: u64 = 200_000_000;
@@ -43,6 +42,7 @@ pub struct Estimate {
 pub struct PreImage {
     dir: PathBuf,
     paths: Paths,
+    kinds: Kinds,
 }
 
 /// What is in a complete pre-image.
@@ -60,13 +60,13 @@ struct Kept {
 
 impl PreImage {
     /// The pre-image of this operation, whether it is there or not.
-    pub fn of(paths: &Paths, operation: OperationId) -> Self {
-        Self { dir: paths.pre.join(operation.to_string()), paths: paths.clone() }
+    pub fn of(paths: &Paths, operation: OperationId, kinds: Kinds) -> Self {
+        Self { dir: paths.pre.join(operation.to_string()), paths: paths.clone(), kinds }
     }
 
     /// What it would mean to take it now.
-    pub fn estimate(paths: &Paths) -> Result<Estimate, Error> {
-        let files = disk::files(&paths.data)?;
+    pub fn estimate(paths: &Paths, kinds: Kinds) -> Result<Estimate, Error> {
+        let files = list(&paths.data, kinds)?;
         let copied: u64 = files.iter().filter(|f| f.kind != Kind::Replaced).map(|f| f.size).sum();
         Ok(Estimate {
             method:
@@ -84,7 +84,7 @@ impl PreImage {
             return Ok(());
         }
         self.ensure_dirs()?;
-        for file in &disk::files(&self.paths.data)? {
+        for file in &list(&self.paths.data, self.kinds)? {
             match self.keep(&self.paths.data, "data", file) {
                 // The engine has replaced it; the one that took its place is kept later.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -97,28 +97,28 @@ impl PreImage {
     /// Completes it. The engine must have ended. Can be called again. Returns the size of all that is in it in bytes.
     /// Blocks.
     pub fn complete(&self) -> Result<u64, Error> {
-        if let Some(list) = self.list()? {
+        if let Some(list) = self.read_list()? {
             return Ok(list.files.iter().map(|f| f.size).sum());
         }
         self.ensure_dirs()?;
-        let mut list = List { files: Vec::new() };
+        let mut kept = List { files: Vec::new() };
         for (part, dir) in self.parts() {
-            let files = disk::files(dir)?;
+            let files = list(dir, self.kinds)?;
             // What was kept ahead and has gone since.
-            for kept in disk::files(&self.dir.join(part))? {
-                if !files.iter().any(|f| f.path == kept.path) {
-                    ensure_absent(&self.dir.join(part).join(&kept.path))?;
+            for old in list(&self.dir.join(part), self.kinds)? {
+                if !files.iter().any(|f| f.path == old.path) {
+                    ensure_absent(&self.dir.join(part).join(&old.path))?;
                 }
             }
             for file in &files {
                 self.keep(dir, part, file)?;
-                list.files.push(Kept { path: Path::new(part).join(&file.path), size: file.size });
+                kept.files.push(Kept { path: Path::new(part).join(&file.path), size: file.size });
             }
         }
-        let bytes = list.files.iter().map(|f| f.size).sum();
+        let bytes = kept.files.iter().map(|f| f.size).sum();
         let new = self.dir.join("preimage.new");
         let file = fs_err::File::create(&new)?;
-        serde_json::to_writer(&file, &list).map_err(io::Error::from)?;
+        serde_json::to_writer(&file, &kept).map_err(io::Error::from)?;
         file.sync_data()?;
         fs_err::rename(&new, self.dir.join(LIST))?;
         fs_err::File::open(&self.dir)?.sync_all()?;
@@ -134,7 +134,7 @@ impl PreImage {
     /// pre-image it does nothing, since nothing was started on the data then. Takes no room and no time: the files get
     /// their old names back, and what the new engine made of them goes. Blocks.
     pub fn restore(&self) -> Result<(), Error> {
-        let Some(list) = self.list()? else { return Ok(()) };
+        let Some(list) = self.read_list()? else { return Ok(()) };
         for kept in &list.files {
             let path = self.dir.join(&kept.path);
             let size = fs_err::metadata(&path)?.len();
@@ -172,7 +172,7 @@ impl PreImage {
         [("data", &self.paths.data), ("conf", &self.paths.conf)]
     }
 
-    fn list(&self) -> Result<Option<List>, Error> {
+    fn read_list(&self) -> Result<Option<List>, Error> {
         match fs_err::read(self.dir.join(LIST)) {
             Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(io::Error::from)?)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -38,7 +38,7 @@ fn tail(log: &Path, from: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::last_words;
-    use crate::redis::Secrets;
+    use crate::site::Secrets;
 
     #[test]
     fn the_last_words_are_those_of_this_engine_and_have_no_password() {
