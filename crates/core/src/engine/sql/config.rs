@@ -72,9 +72,12 @@ pub fn max_connections(spec: &EngineSpec) -> u64 {
 
 /// Whether the event scheduler runs once clients are let in.
 pub fn runs_events(spec: &EngineSpec) -> bool {
-    spec.settings
-        .get("event_scheduler")
-        .is_some_and(|value| ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str()))
+    spec.settings.get("event_scheduler").is_some_and(|value| is_on(value))
+}
+
+/// Whether a value of a switch turns it on.
+pub fn is_on(value: &str) -> bool {
+    ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str())
 }
 
 /// The whole of `my.cnf`.
