@@ -15,7 +15,7 @@ use secrecy::SecretString;
 
 pub use error::Error;
 pub use files::{File, Kind, Kinds};
-pub(crate) use files::{ensure_absent, ensure_dir, hex, inside, list, open, replace};
+pub(crate) use files::{ensure_absent, ensure_dir, foreign_files, hex, inside, list, open, replace};
 pub use log::last_words;
 pub use preimage::{Estimate, PreImage};
 pub(crate) use probe::{Caller, End};

@@ -72,18 +72,6 @@ impl Client {
         said.split('-').next().and_then(|v| v.parse().ok()).ok_or(Error::Misunderstood { command: "VERSION()" })
     }
 
-    /// What stands in the way of a stop for an upgrade.
-    pub(crate) async fn look(&self) -> Result<Vec<Finding>, Error> {
-        let prepared = self.rows("XA RECOVER", "XA RECOVER").await?;
-        let finding = Finding::error(
-            "xa.prepared",
-            "engine",
-            format!("{} transactions are prepared and not decided", prepared.len()),
-            "XA RECOVER, then XA COMMIT or XA ROLLBACK each",
-        );
-        Ok(if prepared.is_empty() { Vec::new() } else { vec![finding] })
-    }
-
     /// Whether the engine is what `expect` says, and has read its configuration: one that ignores its file answers too.
     pub(crate) async fn verify(&self, expect: &EngineSpec) -> Result<Vec<Finding>, Error> {
         let mut findings = Vec::new();

@@ -22,6 +22,8 @@ mod init;
 mod launch;
 mod read;
 mod section;
+mod survey;
+mod tables;
 mod visitor;
 
 use coffer_core::engine::sql::proof::Sampled;

@@ -64,9 +64,7 @@ mod tests {
 
     #[test]
     fn the_worst_comes_first_and_columns_align() {
-        let finding = |id: &str, severity: &str, object: &str, remedy: &str| {
-            json!({"id": id, "severity": severity, "object": object, "message": "it is so", "remedy": remedy})
-        };
+        let finding = |id: &str, severity: &str, object: &str, remedy: &str| json!({"id": id, "severity": severity, "object": object, "message": "it is so", "remedy": remedy});
         let plan = plan(&json!([
             finding("mariadb.read_only", "notice", "engine", ""),
             finding("mariadb.xa", "error", "engine", "XA RECOVER"),

@@ -107,7 +107,12 @@ impl Checks<'_> {
         for name in ["innodb_force_recovery", "innodb_read_only"] {
             if !["", "0", "OFF"].contains(&value(name)) {
                 let message = format!("it is {}: the engine would not stop cleanly", value(name));
-                found.push(self.error("recovery", name, message, "mend the data, then restart the instance without it"));
+                found.push(self.error(
+                    "recovery",
+                    name,
+                    message,
+                    "mend the data, then restart the instance without it",
+                ));
             }
         }
         if self.facts.prepared > 0 {
@@ -209,7 +214,8 @@ impl Checks<'_> {
             self.error("files", file.clone(), message, "give it to the engine's user")
         });
         let orphans = self.facts.orphans.iter().map(|file| {
-            let message = "it is left of a table that the engine no longer knows, or of one that was being altered when it died";
+            let message =
+                "it is left of a table that the engine no longer knows, or of one that was being altered when it died";
             self.warning("orphan", file.clone(), message, "see what it is, and remove it")
         });
         foreign.chain(orphans).collect()
@@ -286,7 +292,8 @@ impl Checks<'_> {
         }
         if spares_compressed(self.to) {
             for table in &self.facts.compressed {
-                let message = "its rows are compressed, and innodb_read_only_compressed is ON: nobody could write to it";
+                let message =
+                    "its rows are compressed, and innodb_read_only_compressed is ON: nobody could write to it";
                 let remedy = "turn the setting off, or ALTER TABLE ... ROW_FORMAT=DYNAMIC";
                 found.push(self.error("compressed", format!("table {table}"), message, remedy));
             }
@@ -298,7 +305,12 @@ impl Checks<'_> {
                     "{} has a function of this name built in, which is called where the database is not named",
                     self.target()
                 );
-                found.push(self.warning("function", object.clone(), message, "call it with its database, or rename it"));
+                found.push(self.warning(
+                    "function",
+                    object.clone(),
+                    message,
+                    "call it with its database, or rename it",
+                ));
             }
         }
         found
@@ -306,7 +318,8 @@ impl Checks<'_> {
 
     /// Where a name is a word that has to be quoted from now on.
     fn word(&self, object: &str, name: &str) -> Option<Finding> {
-        let message = || format!("{} is a reserved word in {}: unquoted it is refused", name.to_uppercase(), self.target());
+        let message =
+            || format!("{} is a reserved word in {}: unquoted it is refused", name.to_uppercase(), self.target());
         contains(&self.changes.words, name)
             .then(|| self.warning("word", object, message(), "quote it in statements, or rename it"))
     }

@@ -213,7 +213,12 @@ fn what_is_gone_is_judged_though_no_measured_mariadb_lost_it() {
     let mut facts = Facts {
         columns: vec![
             Column { table: "a.t".into(), name: "g".into(), expression: "encode(`x`)".into(), ..Column::default() },
-            Column { table: "a.t".into(), name: "c".into(), collation: "latin9_swedish_ci".into(), ..Column::default() },
+            Column {
+                table: "a.t".into(),
+                name: "c".into(),
+                collation: "latin9_swedish_ci".into(),
+                ..Column::default()
+            },
         ],
         programs: vec![Program {
             object: "event a.e".into(),

@@ -14,8 +14,10 @@ struct Word<'a> {
 pub(super) fn names(sql: &str, word: &str) -> bool {
     let words = words(sql);
     words.iter().enumerate().any(|(at, found)| {
-        let limits =
-            at.checked_sub(2).and_then(|at| words.get(at)).is_some_and(|before| before.text.eq_ignore_ascii_case("LIMIT"));
+        let limits = at
+            .checked_sub(2)
+            .and_then(|at| words.get(at))
+            .is_some_and(|before| before.text.eq_ignore_ascii_case("LIMIT"));
         found.text.eq_ignore_ascii_case(word)
             && !matches!(found.before, Some(b'.' | b'@'))
             && found.after != Some(b'(')
