@@ -8,14 +8,13 @@ use coffer_core::datastore::Datastore;
 use coffer_core::engine::redis::checks;
 use coffer_core::engine::redis::config::Persistence;
 use coffer_core::engine::sql::proof::Holdings;
-use coffer_core::finding::{Cause, Finding};
+use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 
-use crate::engine::cause;
 use crate::sandbox::{CgroupLimits, Launch, Process};
-use crate::site::{Error, Exposure, Kinds, Paths, Port, Probe, Secrets, Site};
+use crate::site::{Error, Exposure, Kind, Kinds, Paths, Port, Probe, Secrets, Site};
 use crate::{redis, sql};
 
 /// A connection to the engine, as the agent's own user.
@@ -119,9 +118,7 @@ impl Fingerprint {
                 let keys: u64 = held.databases.values().map(|count| count.keys).sum();
                 format!("{keys} keys in {} databases, {} compared in whole", held.databases.len(), held.sample.len())
             }
-            Self::Sql(held) => {
-                format!("{} objects, rows of {} tables among them", held.objects.len(), held.sampled)
-            }
+            Self::Sql(held) => held.summary(),
         }
     }
 }
@@ -156,8 +153,9 @@ pub(crate) fn launch(spec: &EngineSpec, site: Site<'_>, exposure: Exposure, port
 }
 
 /// How the engine changes its files, and which of them are its data.
-pub(crate) fn kinds(_spec: &EngineSpec) -> Kinds {
-    redis::kind
+pub(crate) fn kinds(spec: &EngineSpec) -> Kinds {
+    // Of an engine of SQL any file may change anywhere, whatever its name.
+    if is_sql(spec) { |_| Some(Kind::Other) } else { redis::kind }
 }
 
 /// Asks the target binary whether it would start.
@@ -170,9 +168,15 @@ pub(crate) fn has_own_step(from: &EngineSpec, to: &EngineSpec) -> bool {
     is_sql(to) && from.number != to.number
 }
 
-/// The last that an engine writes into its log when it ends as it should; `None` where nothing depends on that.
-pub(crate) fn farewell(spec: &EngineSpec) -> Option<&'static str> {
-    is_sql(spec).then_some("Shutdown complete")
+/// Whether an engine whose log ends with this line has ended as it should. Of one for which nothing depends on that: yes.
+pub(crate) fn is_farewell(spec: &EngineSpec, last_line: &str) -> bool {
+    !is_sql(spec) || last_line.trim_end().ends_with(": Shutdown complete")
+}
+
+/// Whether an engine works on its files where they are. Then the same engine holds the same with the same files, as far as it
+/// can be told at all; one that loads its files may load less than they hold.
+pub(crate) fn works_in_place(spec: &EngineSpec) -> bool {
+    is_sql(spec)
 }
 
 /// Begins to look as a client does.
@@ -184,13 +188,14 @@ pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
     }
 }
 
-/// How long an engine needs from the stop to the proof beside what its data costs, in milliseconds on a small machine.
-pub(crate) fn stop_and_start_millis(from: &EngineSpec, to: &EngineSpec) -> u64 {
+/// How long an engine with so many files needs from the stop to the proof beside what its data costs, in milliseconds on a small
+/// machine. An own step looks at each table.
+pub(crate) fn stop_and_start_millis(from: &EngineSpec, to: &EngineSpec, files: u64) -> u64 {
     const SQL: u64 = 2_500;
     const SQL_OWN_STEP: u64 = 12_000;
     const REDIS: u64 = 150;
     match (is_sql(to), has_own_step(from, to)) {
-        (true, true) => SQL + SQL_OWN_STEP,
+        (true, true) => SQL + SQL_OWN_STEP + files,
         (true, false) => SQL,
         (false, _) => REDIS * if opens_in_place(to) { 1 } else { 2 },
     }
@@ -305,6 +310,14 @@ impl Client {
         }
     }
 
+    /// Why no other version could take over what is there now that writes wait, if it could not.
+    pub(crate) async fn hindrance(&self) -> Result<Option<String>, Error> {
+        match self {
+            Self::Redis(_) => Ok(None),
+            Self::Sql(client) => client.undecided().await,
+        }
+    }
+
     /// Writes go on. Can be called again, and when they never waited.
     pub(crate) async fn unquiesce(&self, spec: &EngineSpec, measures: &Temporary) -> Result<(), Error> {
         match (self, measures) {
@@ -323,23 +336,31 @@ impl Client {
         }
     }
 
-    /// Whether the engine holds what `before` says. For an engine that was started closed.
-    pub(crate) async fn prove(
+    /// What the engine holds otherwise than `before` says, and how much was compared, in a sentence. For an engine that was
+    /// started closed.
+    pub(crate) async fn compare(
         &self,
-        spec: &EngineSpec,
         measures: &Temporary,
         before: &Fingerprint,
-    ) -> Result<Vec<Finding>, Error> {
+    ) -> Result<(Vec<Finding>, String), Error> {
         match (self, before) {
-            (Self::Redis(client), Fingerprint::Redis(before)) => client.prove(spec, before).await,
+            (Self::Redis(client), Fingerprint::Redis(held)) => Ok((client.compare(held).await?, before.summary())),
             (Self::Sql(client), Fingerprint::Sql(before)) => {
                 let measures = match measures {
                     Temporary::Sql(measures) => Some(measures),
                     Temporary::Redis(_) => None,
                 };
-                client.prove(spec, measures, before).await
+                client.compare(measures, before).await
             }
             _ => Err(mixed()),
+        }
+    }
+
+    /// The new engine's own step, with what it said.
+    pub(crate) async fn own_step(&self, site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
+        match self {
+            Self::Redis(_) => Ok(String::new()),
+            Self::Sql(client) => client.unlimited(sql::upgrade(site, cgroup)).await,
         }
     }
 
@@ -380,9 +401,4 @@ impl Client {
 /// No plan leads from one family to the other, so the journal is not of this engine.
 fn mixed() -> Error {
     Error::Misunderstood { command: "the agent's journal" }
-}
-
-/// The new engine's own step, with what it said.
-pub(crate) async fn own_step(site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Cause> {
-    sql::upgrade(site, cgroup).await.map_err(cause)
 }

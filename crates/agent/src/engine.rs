@@ -24,8 +24,9 @@ use sha2::{Digest as _, Sha256};
 use crate::driver::{self, Client};
 use crate::gate::{self, Gate};
 use crate::sandbox::{self, Exit, Process, Step, User};
-use crate::site::{Error, Exposure, Paths, Port, Secrets, Site, last_words};
+use crate::site::{self, Error, Exposure, Paths, Port, Secrets, Site, last_line, last_words};
 use crate::state::is_full;
+use crate::tasks::Volume;
 use crate::{sql, tasks};
 
 /// What the engine says, in the agent's directory of the volume.
@@ -179,9 +180,9 @@ impl EngineHost {
     }
 
     /// The engine's own step after a change of its version, while nobody else can see it. Gives what it said at its end.
-    pub(crate) async fn own_step(&self, spec: &EngineSpec) -> Result<String, Cause> {
+    pub(crate) async fn own_step(&self, spec: &EngineSpec, client: &Client) -> Result<String, Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        driver::own_step(self.site(&root), Some(self.limits(spec))).await
+        client.own_step(self.site(&root), Some(self.limits(spec))).await.map_err(cause)
     }
 
     /// The gate, met when it is first needed. One that could not go far is tried anew with each engine.
@@ -256,14 +257,14 @@ impl EngineHost {
 
     /// Lets clients in, as far as that can be done while the engine runs.
     pub(crate) async fn open(&mut self, spec: &EngineSpec, client: &Client) -> Result<(), Cause> {
-        client.lift(spec).await.map_err(cause)?;
         let gate = self.gate(spec)?;
         let level = gate.level();
         gate.open().map_err(|e| gate_cause(&e))?;
         if level != Level::Steered && driver::opens_in_place(spec) && !client.listens().await.map_err(cause)? {
             client.listen(spec, true).await.map_err(cause)?;
         }
-        Ok(())
+        // Last, since what an engine does by itself is not to be undone any more.
+        client.lift(spec).await.map_err(cause)
     }
 
     /// Whether clients get in.
@@ -369,12 +370,20 @@ impl EngineHost {
             })?;
         }
         self.process = None;
+        if !self.ended_cleanly(spec) {
+            // It was found running by this agent, so nobody told it how the end was.
+            let message = format!("{} ended without a clean stop; its last words: {}", spec.label(), self.last_words());
+            return Err(Cause::new(message, AGAIN_HINT));
+        }
         Ok(())
     }
 
     /// Whether the engine ends by itself, cleanly as far as anybody can know. One that was told to end hangs up before it is gone;
     /// one that answers was not.
     pub(crate) async fn is_ending(&mut self, spec: &EngineSpec) -> bool {
+        if self.process.is_none() {
+            return false;
+        }
         let answers = async {
             if !driver::greets(spec) {
                 return tokio::time::sleep(ENDING).await;
@@ -414,6 +423,12 @@ impl EngineHost {
         Ok(())
     }
 
+    /// How much data there is, as the engine's files have it.
+    pub(crate) fn volume(&self, spec: &EngineSpec) -> Result<Volume, Cause> {
+        let files = site::list(&self.paths.data, driver::kinds(spec)).map_err(|e| cause(e.into()))?;
+        Ok(Volume { bytes: files.iter().map(|f| f.size).sum(), files: files.len() as u64 })
+    }
+
     /// Bytes that data and pre-images take, a file with several names counted once.
     pub(crate) fn used_bytes(&self) -> u64 {
         let mut seen = HashSet::new();
@@ -427,7 +442,7 @@ impl EngineHost {
 
     /// Whether the engine that ran last has said that it ended as it should, where engines say that.
     pub(crate) fn ended_cleanly(&self, spec: &EngineSpec) -> bool {
-        driver::farewell(spec).is_none_or(|words| self.last_words().contains(words))
+        driver::is_farewell(spec, &last_line(&self.paths.agent.join(ENGINE_LOG)))
     }
 
     /// Forgets the engine after its end was seen.

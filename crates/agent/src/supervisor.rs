@@ -251,7 +251,8 @@ impl Supervisor {
         self.save(Durability::Flushed)
     }
 
-    fn event(&mut self, id: &str, message: &str) {
+    /// Something that happened by itself and that people should know of.
+    pub(crate) fn event(&mut self, id: &str, message: &str) {
         tracing::warn!(id, message, "event");
         self.state.events.push(AgentEvent { at: Timestamp::now(), id: id.to_owned(), message: message.to_owned() });
     }

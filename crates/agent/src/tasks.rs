@@ -13,7 +13,7 @@ use coffer_image::{Image, Release, Store};
 use crate::driver::{self, Client, Seen};
 use crate::engine::{EngineHost, cause};
 use crate::sandbox::User;
-use crate::site::{Estimate, Paths, PreImage, Secrets, Site};
+use crate::site::{Paths, PreImage, Secrets, Site, copy_millis};
 
 /// What a task that looks needs of the instance.
 struct Sight {
@@ -133,7 +133,8 @@ impl Sight {
         let estimate = PreImage::estimate(&self.paths, driver::kinds(from)).map_err(cause)?;
         // The append-only file that is written for the stop is not there yet. On disk data takes no more than in memory.
         let data = seen.data_bytes.max(estimate.bytes);
-        let gap_millis = expected_gap_millis(from, to, &estimate, data);
+        let gap_millis =
+            expected_gap_millis(from, to, estimate.stale_bytes, Volume { bytes: data, files: estimate.files });
         Ok(Preview {
             preimage_method: estimate.method,
             preimage_bytes: data,
@@ -160,10 +161,18 @@ fn refused(to: &EngineSpec, message: String) -> Finding {
     Finding::error("target.refuses", to.label(), message, "change the setting that it names, or choose another version")
 }
 
-/// For how long clients will not be able to write, as far as can be told: `data` bytes are to be loaded.
-pub(crate) fn expected_gap_millis(from: &EngineSpec, to: &EngineSpec, estimate: &Estimate, data: u64) -> u64 {
-    let load = driver::load_bytes_a_second(to).map_or(0, |a_second| data * 1000 / a_second);
-    driver::stop_and_start_millis(from, to) + estimate.millis + load
+/// How much data there is.
+#[derive(Clone, Copy)]
+pub(crate) struct Volume {
+    pub(crate) bytes: u64,
+    pub(crate) files: u64,
+}
+
+/// For how long clients will not be able to write, as far as can be told: so many bytes are to be copied, and the data are to be
+/// loaded.
+pub(crate) fn expected_gap_millis(from: &EngineSpec, to: &EngineSpec, copied: u64, data: Volume) -> u64 {
+    let load = driver::load_bytes_a_second(to).map_or(0, |a_second| data.bytes * 1000 / a_second);
+    driver::stop_and_start_millis(from, to, data.files) + copy_millis(copied) + load
 }
 
 /// The engine root of an image that was fetched before.

@@ -121,10 +121,15 @@ impl Client {
     /// started closed.
     pub async fn prove(&self, spec: &EngineSpec, before: &Fingerprint) -> Result<Vec<Finding>, Error> {
         let mut findings = self.verify_closed(spec).await?;
+        findings.extend(self.compare(before).await?);
+        Ok(findings)
+    }
+
+    /// What it holds otherwise than `before` says.
+    pub(crate) async fn compare(&self, before: &Fingerprint) -> Result<Vec<Finding>, Error> {
         let sample: Vec<SampleKey> = before.sample.iter().map(|s| s.at.clone()).collect();
         let (after, _) = self.fingerprint(&sample, before.types.is_some()).await?;
-        findings.extend(compare(before, &after));
-        Ok(findings)
+        Ok(compare(before, &after))
     }
 
     /// Whether it has its port.

@@ -32,6 +32,8 @@ pub struct File {
     pub size: u64,
     pub inode: u64,
     pub owner: u32,
+    /// When it was written last, in seconds since 1970.
+    pub changed: i64,
     pub kind: Kind,
 }
 
@@ -62,7 +64,7 @@ fn collect(dir: &Path, below: &Path, kinds: Kinds, found: &mut Vec<File>) -> io:
             collect(dir, &path, kinds, found)?;
         } else if metadata.is_file() {
             let (size, inode, owner) = (metadata.len(), metadata.ino(), metadata.uid());
-            found.push(File { path, size, inode, owner, kind });
+            found.push(File { path, size, inode, owner, changed: metadata.mtime(), kind });
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use coffer_core::engine::sql::config::{BOOTSTRAP_BEGIN, CONFIG_FILE, bootstrap_end};
+use coffer_core::engine::sql::config::{CONFIG_FILE, bootstrap_begin, bootstrap_end};
 use coffer_core::spec::EngineSpec;
 use secrecy::ExposeSecret as _;
 
@@ -24,14 +24,23 @@ const SCRIPTS: [&str; 5] = [
 /// The script of later versions for the database `sys`.
 const SYS_SCRIPT: &str = "mysql_sys_schema.sql";
 
-/// Makes the data directory where there is none. It gets its name when it is complete, so one that has a name and
-/// contents is never touched, and half of one is begun anew. Needs the files of [`super::write_config`].
+/// What holds the lock of the program that makes the data.
+pub(super) const LOCK: &str = "init.lock";
+
+/// Makes the data directory where there is none. One that has contents is never touched. Needs the files of
+/// [`super::write_config`].
 pub(crate) async fn ensure_data(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
-    let Site { root, paths, secrets, user } = site;
-    if fs_err::read_dir(&paths.data)?.next().is_some() {
-        return Ok(());
+    match fs_err::read_dir(&site.paths.data)?.next() {
+        Some(_) => Ok(()),
+        None => make_data(spec, site, &[]).await,
     }
-    let lock = paths.agent.join("init.lock");
+}
+
+/// Makes the data, with more arguments for the engine. The directory gets its name when it is complete: half of one is begun
+/// anew.
+pub(super) async fn make_data(spec: &EngineSpec, site: Site<'_>, more: &[&str]) -> Result<(), Error> {
+    let Site { root, paths, secrets, user } = site;
+    let lock = paths.agent.join(LOCK);
     sandbox::end(&lock).await?;
     let new = paths.data.with_extension("new");
     ensure_absent(&new)?;
@@ -43,15 +52,9 @@ pub(crate) async fn ensure_data(spec: &EngineSpec, site: Site<'_>) -> Result<(),
     for bind in launch.binds.iter_mut().filter(|bind| bind.source == paths.data) {
         bind.source.clone_from(&new);
     }
-    launch.argv = [
-        PROGRAM,
-        &format!("--defaults-file={CONFIG_FILE}"),
-        "--bootstrap",
-        "--log-warnings=0",
-        "--max-allowed-packet=8M",
-    ]
-    .map(str::to_owned)
-    .into();
+    let config = format!("--defaults-file={CONFIG_FILE}");
+    let argv = [PROGRAM, &config, "--bootstrap", "--log-warnings=0", "--max-allowed-packet=8M"];
+    launch.argv = argv.iter().chain(more).map(|argument| (*argument).to_owned()).collect();
     launch.stdin = Some(script.clone());
     launch.lock = lock;
     let made = finish(&launch, secrets, LIMIT, &format!("the making of the data of {}", spec.label())).await;
@@ -68,10 +71,12 @@ pub(crate) async fn ensure_data(spec: &EngineSpec, site: Site<'_>) -> Result<(),
 fn statements(root: &Path, secrets: &Secrets) -> Result<Vec<u8>, Error> {
     let share = ["usr/share/mysql", "usr/share/mariadb"].map(|dir| root.join(dir));
     let find = |name: &str| -> PathBuf {
-        let all = share.iter().map(|dir| dir.join(name));
-        all.clone().find(|path| path.exists()).unwrap_or_else(|| share[0].join(name))
+        // Since 11 they are called after MariaDB.
+        let newer = name.replacen("mysql_", "mariadb_", 1);
+        let mut all = share.iter().flat_map(|dir| [dir.join(name), dir.join(&newer)]);
+        all.find(|path| path.exists()).unwrap_or_else(|| share[0].join(name))
     };
-    let mut text = BOOTSTRAP_BEGIN.as_bytes().to_vec();
+    let mut text = bootstrap_begin().into_bytes();
     for name in SCRIPTS {
         text.extend(fs_err::read(find(name))?);
         text.push(b'\n');

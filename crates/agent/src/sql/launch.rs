@@ -18,8 +18,6 @@ const UPGRADE_LOCK: &str = "upgrade.lock";
 const UPGRADE_LOG: &str = "upgrade.log";
 /// Files that an engine opens beside one per client: its tables, of which it keeps many open.
 const FILES_BESIDE_CLIENTS: u64 = 16_384;
-/// How long the target may take to read its configuration.
-const TRY_LIMIT: Duration = Duration::from_secs(60);
 /// How long the engine's own step may take where nobody waits for it. Those who wait are cut off earlier by their own limit.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -98,25 +96,6 @@ pub(crate) async fn upgrade(site: Site<'_>, cgroup: Option<CgroupLimits>) -> Res
 /// Ends the engine's own step where it is still under way: whoever asked for it has given up, or died.
 pub(crate) async fn end_upgrade(paths: &Paths) -> Result<(), Error> {
     Ok(sandbox::end(&paths.agent.join(UPGRADE_LOCK)).await?)
-}
-
-/// Asks the target binary whether it takes the rendered configuration, in a scratch directory: it reads all of it when it
-/// is asked for its help, and fails on a name that it does not know. Nothing is left behind.
-pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
-    let scratch = site.paths.agent.join("trial");
-    let trial = Paths::of(&scratch);
-    let there = Site { paths: &trial, ..site };
-    sandbox::end(&trial.agent.join("engine.lock")).await?;
-    ensure_absent(&scratch)?;
-    for dir in [&scratch, &trial.agent] {
-        ensure_dir(dir, User::Own)?;
-    }
-    write_config(spec, there)?;
-    let mut launch = launch(spec, there, Port::Later);
-    launch.argv.extend(["--help", "--verbose"].map(str::to_owned));
-    let tried = finish(&launch, site.secrets, TRY_LIMIT, &spec.label()).await;
-    ensure_absent(&scratch)?;
-    tried.map(drop)
 }
 
 /// Runs a program to its end. An error unless it ends with status 0 in time; it does not go on then.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use coffer_core::engine::sql::config::{self, AGENT, literal};
-use coffer_core::engine::sql::proof::{Holdings, compare};
+use coffer_core::engine::sql::config::{self, AGENT, UNLIMITED, literal};
+use coffer_core::engine::sql::proof::{COLUMNS, Holdings, ROWS, Sampled, compare};
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use tokio::time::{Instant, sleep};
 
 use super::client::text;
+use super::read::{PATIENT, QUICK};
 use super::{Client, Measures, Temporary, read};
 use crate::sandbox::Process;
 use crate::site::{Error, until_ended};
@@ -30,6 +31,7 @@ impl Client {
             dirty_pages_pct: self.value("@@GLOBAL.innodb_max_dirty_pages_pct").await?,
             dirty_pages_pct_lwm: self.value("@@GLOBAL.innodb_max_dirty_pages_pct_lwm").await?,
             read_only: self.value("@@GLOBAL.read_only").await?,
+            events: self.value("@@GLOBAL.event_scheduler").await?,
         };
         Ok(Temporary { before, tables: read::choose(self).await? })
     }
@@ -83,6 +85,8 @@ impl Client {
         if let Some(reason) = self.busy().await? {
             return Err(Error::Busy { reason });
         }
+        // No event begins any more, and what one has begun ends with the connections.
+        self.run("SET GLOBAL", "SET GLOBAL event_scheduler = OFF").await?;
         self.run("SET", &format!("SET SESSION lock_wait_timeout = {BUSY_SECONDS}")).await?;
         if let Err(e) = self.run("FLUSH TABLES WITH READ LOCK", "FLUSH TABLES WITH READ LOCK").await {
             return Err(match self.busy().await? {
@@ -93,7 +97,10 @@ impl Client {
         // When the lock goes with this connection at the end, nobody else gets to write.
         self.run("SET GLOBAL", "SET GLOBAL read_only = 1").await?;
         self.kill_others("").await?;
-        read::holdings(self, &temporary.tables).await
+        let mut holdings = read::holdings(self, &temporary.tables, QUICK).await?;
+        // What could not be read now was not there any more, or was broken before.
+        holdings.broken.clear();
+        Ok(holdings)
     }
 
     /// Writes go on. Can be called again, by another connection than the one that made them wait, and when they never did.
@@ -101,7 +108,11 @@ impl Client {
         self.run("UNLOCK TABLES", "UNLOCK TABLES").await?;
         // The lock is the other connection's, and goes with it.
         self.kill_others(&format!("AND user = {}", literal(AGENT.as_bytes()))).await?;
-        self.run("SET GLOBAL", &format!("SET GLOBAL read_only = {}", before.read_only)).await
+        self.run("SET GLOBAL", &format!("SET GLOBAL read_only = {}", before.read_only)).await?;
+        if before.events.is_empty() {
+            return Ok(());
+        }
+        self.run("SET GLOBAL", &format!("SET GLOBAL event_scheduler = {}", before.events)).await
     }
 
     /// Who keeps the engine from being stopped. What they do is theirs, and not told.
@@ -136,25 +147,57 @@ impl Client {
         Ok(())
     }
 
-    /// Ends the engine with all that it acknowledged on disk: a clean stop, by its status.
+    /// Ends the engine with all that it acknowledged on disk. That it has done so is in its log.
     pub(crate) async fn stop(self, spec: &EngineSpec, process: &Process) -> Result<(), Error> {
-        if let Err(refused @ Error::Refused { .. }) = self.run("SHUTDOWN", "SHUTDOWN").await {
-            return Err(refused);
+        let mut client = self;
+        loop {
+            match client.run("SHUTDOWN", "SHUTDOWN").await {
+                Ok(()) => break,
+                Err(refused @ Error::Refused { .. }) => return Err(refused),
+                Err(error) => tracing::warn!(%error, "it may not have heard that it is to end"),
+            }
+            // One that heard it ends. One that lets the agent in did not.
+            tokio::select! {
+                exit = process.exited() => {
+                    exit?;
+                    break;
+                }
+                again = Self::ready(&client.paths) => client = again?,
+            }
         }
         until_ended(spec, process, STOP_LIMIT).await
     }
 
-    /// Whether the engine is what `spec` says and holds what `before` says. Empty: it is proven.
-    pub(crate) async fn prove(
+    /// What differs from what `before` says, and how much was compared.
+    pub(crate) async fn compare(
         &self,
-        spec: &EngineSpec,
         temporary: Option<&Temporary>,
         before: &Holdings,
-    ) -> Result<Vec<Finding>, Error> {
-        let mut findings = self.verify(spec).await?;
+    ) -> Result<(Vec<Finding>, String), Error> {
+        let was_read = |table: &&Sampled| {
+            [ROWS, COLUMNS].iter().any(|what| before.read.contains_key(&format!("{what}{}", table.name())))
+        };
         let tables = temporary.map(|t| t.tables.as_slice()).unwrap_or_default();
-        findings.extend(compare(before, &read::holdings(self, tables).await?));
-        Ok(findings)
+        let tables: Vec<_> = tables.iter().filter(was_read).cloned().collect();
+        let holds = read::holdings(self, &tables, PATIENT).await?;
+        Ok((compare(before, &holds), holds.summary()))
+    }
+
+    /// Does something for which sessions must not be limited by the settings. Where it fails they stay as they were made for it:
+    /// the engine is ended then.
+    pub(crate) async fn unlimited<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let names: Vec<_> = UNLIMITED.iter().map(|(name, _)| format!("'{name}'")).collect();
+        let sql = format!("SHOW GLOBAL VARIABLES WHERE variable_name IN ({})", names.join(", "));
+        let before = self.rows("SHOW VARIABLES", &sql).await?;
+        for (name, value) in UNLIMITED.iter().filter(|(name, _)| before.iter().any(|row| text(row, 0) == *name)) {
+            self.run("SET GLOBAL", &format!("SET GLOBAL {name} = {value}")).await?;
+        }
+        let done = work.await?;
+        for row in &before {
+            // What was read of the engine, so it is a number or a word.
+            self.run("SET GLOBAL", &format!("SET GLOBAL {} = {}", text(row, 0), text(row, 1))).await?;
+        }
+        Ok(done)
     }
 
     /// Ends what makes an engine that was started closed other than clients may have it. Can be called again.

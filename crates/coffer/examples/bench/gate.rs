@@ -72,7 +72,7 @@ fn at_rest(bench: &Bench, with: &Session, without: &Session) -> Result<Vec<Row>>
             rate(instance, 1, 1, LOADS[0].2)?;
         }
         for ((clients, depth, commands), (gated_rates, bare_rates)) in LOADS.iter().zip(&mut rates) {
-            for round in 0..ROUNDS {
+            for _ in 0..ROUNDS {
                 for gate in [gated_first, !gated_first, !gated_first, gated_first] {
                     let (instance, rates) = if gate { (&gated, &mut *gated_rates) } else { (&bare, &mut *bare_rates) };
                     rates.push(rate(instance, *clients, *depth, *commands)?);

@@ -116,7 +116,7 @@ impl Checks<'_> {
             }
         }
         if self.facts.prepared > 0 {
-            let message = format!("{} transactions are prepared and not decided", self.facts.prepared);
+            let message = format!("transactions that are prepared and not decided: {}", self.facts.prepared);
             found.push(self.error("xa", "engine", message, "XA RECOVER, then XA COMMIT or XA ROLLBACK each"));
         }
         if !["", "0", "OFF"].contains(&value("read_only")) {

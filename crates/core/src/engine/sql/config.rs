@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::settings::is_owned;
 use crate::spec::EngineSpec;
 
 /// Where an engine finds its things inside its sandbox.
@@ -59,6 +60,26 @@ const TENANT_GLOBAL: u64 = 1 << 8 | 1 << 14 | 1 << 20;
 /// Every privilege that there is or will be, as the engine's own scripts write it for root.
 const EVERYTHING: u64 = u64::MAX;
 
+/// What the agent's own sessions are, whatever the settings say of sessions: they neither end nor give half an answer by
+/// themselves, and say values in the same way on every engine.
+pub const SESSION: [&str; 2] = [
+    "SET SESSION sql_mode = '', autocommit = 1, max_statement_time = 0, sql_select_limit = 18446744073709551615, \
+     sql_safe_updates = 0, wait_timeout = 31536000, time_zone = '+00:00'",
+    "SET SESSION TRANSACTION READ WRITE",
+];
+
+/// Settings that sessions begin with and by which a program of the engine's own would be cut short, and what they are while it
+/// runs. An engine does not have all of them.
+pub const UNLIMITED: &[(&str, &str)] = &[
+    ("autocommit", "1"),
+    ("max_statement_time", "0"),
+    ("sql_safe_updates", "0"),
+    ("sql_select_limit", "18446744073709551615"),
+    ("transaction_read_only", "0"),
+    ("tx_read_only", "0"),
+    ("wait_timeout", "31536000"),
+];
+
 /// The share of the memory that is the buffer pool.
 const POOL_SHARE: u64 = 2;
 /// How much memory there is for each connection, buffers included.
@@ -82,18 +103,23 @@ pub fn is_on(value: &str) -> bool {
 
 /// The whole of `my.cnf`.
 pub fn render(spec: &EngineSpec) -> String {
-    let pool = (spec.memory_bytes / POOL_SHARE).max(16 << 20) >> 20 << 20;
     let mut text = String::from("# Written by coffer at every start; changes are lost.\n[mysqld]\n");
-    let mut with = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name} = {}", quoted(value));
-    };
+    for (name, value) in settings(spec) {
+        let _ = writeln!(text, "{name} = {}", quoted(&value));
+    }
+    text
+}
+
+/// All that an engine is told, in order: of two that have one name the later one counts.
+pub fn settings(spec: &EngineSpec) -> Vec<(String, String)> {
+    let pool = (spec.memory_bytes / POOL_SHARE).max(16 << 20) >> 20 << 20;
+    let mut all = Vec::new();
+    let mut with = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     with("innodb_buffer_pool_size", &pool.to_string());
     with("max_connections", &max_connections(spec).to_string());
-    for (name, value) in &spec.settings {
-        // Off until clients are let in; see `runs_events`.
-        if name != "event_scheduler" {
-            with(name, value);
-        }
+    // The events are off until clients are let in; see `runs_events`.
+    for (name, value) in spec.settings.iter().filter(|(name, _)| *name != "event_scheduler" && !is_owned(name)) {
+        with(name, value);
     }
     for (name, value) in [
         ("datadir", DATA),
@@ -110,7 +136,7 @@ pub fn render(spec: &EngineSpec) -> String {
     ] {
         with(name, value);
     }
-    text
+    all
 }
 
 /// A value as the option file takes any text: in quotes, with the escapes that it knows.
@@ -146,7 +172,10 @@ pub fn identifier(name: &str) -> String {
 }
 
 /// What comes before the engine's own scripts when a data directory is made. A statement a line, as the bootstrap reads.
-pub const BOOTSTRAP_BEGIN: &str = "create database mysql;\nuse mysql;\nSET @auth_root_socket='coffer';\n";
+pub fn bootstrap_begin() -> String {
+    SESSION.map(|statement| format!("{statement};\n")).concat()
+        + "create database mysql;\nuse mysql;\nSET @auth_root_socket='coffer';\n"
+}
 
 /// What comes after them: the accounts. Written as rows, since the bootstrap has no accounts yet that could be altered.
 pub fn bootstrap_end(tenant_password: &str, probe_password: &str) -> String {
@@ -189,7 +218,7 @@ pub fn passwd(uids: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bootstrap_end, identifier, literal, quoted};
+    use super::{bootstrap_begin, bootstrap_end, identifier, literal, quoted};
 
     #[test]
     fn any_text_is_one_value_one_literal_and_one_identifier() {
@@ -200,7 +229,7 @@ mod tests {
 
     #[test]
     fn passwords_are_never_in_the_bootstrap_as_they_are() {
-        let sql = bootstrap_end("swordfish", "herring");
+        let sql = bootstrap_begin() + &bootstrap_end("swordfish", "herring");
         assert!(!sql.contains("swordfish") && !sql.contains("herring"));
         assert!(sql.lines().all(|line| line.ends_with(';')), "the bootstrap reads a statement a line");
     }

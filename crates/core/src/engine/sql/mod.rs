@@ -8,6 +8,7 @@ pub mod checks;
 pub mod config;
 pub mod facts;
 pub mod features;
+pub mod in_force;
 pub mod parameters;
 pub mod path;
 pub mod proof;

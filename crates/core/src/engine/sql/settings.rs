@@ -377,7 +377,7 @@ fn clamp(parameter: &Parameter, value: String) -> String {
 }
 
 /// Whether both values mean the same to a parameter of this kind.
-fn same(kind: &Kind, a: &str, b: &str) -> bool {
+pub(super) fn same(kind: &Kind, a: &str, b: &str) -> bool {
     match kind {
         Kind::Integer { .. } => a == b || integer(a).is_some() && integer(a) == integer(b),
         Kind::Boolean => a == b || boolean(a).is_some() && boolean(a) == boolean(b),
