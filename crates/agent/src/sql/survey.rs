@@ -77,8 +77,7 @@ impl Survey<'_> {
         to: &EngineSpec,
         paths: &Paths,
     ) -> Result<Facts, Error> {
-        for sql in ["SET NAMES utf8mb4", "SET SESSION sql_mode = '', lock_wait_timeout = 2, sql_select_limit = DEFAULT"]
-        {
+        for sql in ["SET NAMES utf8mb4", "SET SESSION lock_wait_timeout = 2, lc_messages = 'en_US'"] {
             self.client.run("SET", sql).await?;
         }
         self.state().await?;
@@ -364,7 +363,11 @@ impl Survey<'_> {
             let sql = format!("SELECT 1 FROM {}.{} LIMIT 0", identifier(&schema), identifier(&name));
             match self.client.rows("a view", &sql).await {
                 Ok(_) => {}
-                Err(Error::Refused { .. }) => self.facts.broken_views.push(format!("{schema}.{name}")),
+                // 1356: invalid tables, columns or rights; 1449: a definer that does not exist, further down.
+                Err(Error::Refused { reason, .. }) if reason.contains("invalid") || reason.contains("definer") => {
+                    self.facts.broken_views.push(format!("{schema}.{name}"));
+                }
+                Err(Error::Refused { reason, .. }) => self.missed(&format!("view {schema}.{name}"), reason),
                 Err(e) => return Err(e),
             }
         }

@@ -15,6 +15,7 @@ const NAMED: usize = 100;
 /// Adds what files say: room, the size of tables that are named already, what belongs to nobody. Reads directories only.
 pub(super) fn look(paths: &Paths, facts: &mut Facts) -> Result<(), Error> {
     let files = site::list(&paths.data, |_| Some(Kind::Other))?;
+    // MySQL keeps definitions elsewhere and has none.
     let mut definitions = BTreeSet::new();
     for file in &files {
         facts.data_bytes += file.size;
@@ -25,8 +26,8 @@ pub(super) fn look(paths: &Paths, facts: &mut Facts) -> Result<(), Error> {
     for file in &files {
         let Some((table, ending)) = parts(&file.path) else { continue };
         // What an engine makes for an ALTER has such a name while it runs, and nobody can run one for as long as the checks say so.
-        let is_orphan =
-            table.contains("#sql-") || (ending == "ibd" && !definitions.contains(&table) && !is_auxiliary(&table));
+        let lacks_definition = ending == "ibd" && !definitions.contains(&table) && !is_auxiliary(&table);
+        let is_orphan = table.contains("#sql-") || (lacks_definition && !definitions.is_empty());
         if is_orphan && facts.orphans.len() < NAMED {
             facts.orphans.push(file.path.display().to_string());
         }

@@ -135,9 +135,7 @@ impl Checks<'_> {
                 Work::Backup => ("backup", "a backup running"),
             };
             let message = format!("user '{}' has {what} for {} s", busy.user, busy.seconds);
-            if busy.what == Work::Statement && busy.seconds < STUCK_SECONDS
-                || busy.what == Work::Transaction && busy.seconds < STUCK_SECONDS
-            {
+            if word == "busy" && busy.seconds < STUCK_SECONDS {
                 self.warning(word, object, message, "the upgrade gives up where it is still there at the stop")
             } else {
                 self.error(word, object, message, "wait until it has ended, or end it")

@@ -88,7 +88,7 @@ mod tests {
     use crate::datastore::Datastore;
 
     fn between(from: &str, to: &str) -> Changes {
-        Changes::between(Datastore::Mariadb, from.parse().unwrap(), to.parse().unwrap())
+        Changes::between(Datastore::Mariadb, from.parse().expect(from), to.parse().expect(to))
     }
 
     #[test]
