@@ -177,6 +177,29 @@ fn each_planted_trouble_is_found_and_an_upgrade_refuses_before_it_touches_anythi
 }
 
 #[test]
+fn ten_thousand_tables_are_looked_at_to_the_end() {
+    let Some(world) = World::start() else { return };
+    if !["10.5.23", "11.8"].iter().all(|version| world.has_image(&format!("mariadb/{version}"))) {
+        return;
+    }
+    let settings = [("innodb_flush_log_at_trx_commit", "0"), ("sync_frm", "OFF")];
+    let instance = world.create_of(["2", "4"], "m", "mariadb/10.5.23", &settings);
+    let mut sql = agent(&world, &instance);
+    sql.run("CREATE DATABASE shop");
+    for at in 0..100 {
+        let table =
+            |n| format!("CREATE TABLE shop.t{at}_{n} (id INT PRIMARY KEY, a VARCHAR(100), b DATETIME, KEY (a))");
+        sql.run(&(0..100).map(table).collect::<Vec<_>>().join(";"));
+    }
+    let began = Instant::now();
+    let (code, found) = check(&world, "m", "11.8");
+    let took = began.elapsed();
+    assert_eq!((code, found), (0, Vec::new()));
+    assert!(took.as_secs() < 60, "{took:?}");
+    world.coffer(["instance", "delete", "m", "--wait"]).ok();
+}
+
+#[test]
 fn redis_is_checked_by_the_same_command() {
     let Some(world) = World::start() else { return };
     if !world.has_image("7.0.15") || !world.has_image("8.0") {
