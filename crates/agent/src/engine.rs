@@ -185,6 +185,19 @@ impl EngineHost {
         client.own_step(self.site(&root), Some(self.limits(spec))).await.map_err(cause)
     }
 
+    /// Asks the engine's program whether it would start with this, beside the engine that runs.
+    pub(crate) async fn try_target(&self, spec: &EngineSpec) -> Result<(), Cause> {
+        let root = tasks::engine_root(&self.images, &spec.image).await?;
+        let tried = driver::try_target(spec, self.site(&root)).await;
+        tried.map_err(|error| {
+            let why = cause(error).message;
+            Cause::new(
+                format!("{} does not start with its new settings: {why}", spec.label()),
+                "change the setting that it names; nothing was stopped",
+            )
+        })
+    }
+
     /// The gate, met when it is first needed. One that could not go far is tried anew with each engine.
     fn gate(&mut self, spec: &EngineSpec) -> Result<&mut Gate, Cause> {
         let runs = self.process().is_some();

@@ -13,6 +13,7 @@ mod driver;
 mod engine;
 pub mod gate;
 mod link;
+mod live;
 pub mod redis;
 pub mod sandbox;
 mod section;

@@ -10,7 +10,7 @@ use coffer_core::finding::{Cause, Finding, Severity};
 use coffer_core::operation::{self, Event, Next, Phase};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::{Learned, Order, Outcome, StepEnd, StepRecord, Task, TaskResult};
+use coffer_core::task::{Learned, Order, Outcome, StepEnd, StepRecord, TaskResult};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -292,6 +292,10 @@ fn note_clients(sup: &mut Supervisor, seen: Option<Seen>, live: &Live) {
 }
 
 async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
+    // An upgrade was checked before; a restart with other settings is a matter of this section alone.
+    if section.from.number == section.to.number && section.from.settings != section.to.settings {
+        sup.host.try_target(&section.to).await?;
+    }
     if sup.host.process().is_none() {
         if section.plan.steps.contains(&SectionStep::Keep) {
             // It ended since the checks. What it holds has to be known before another version touches it.
@@ -416,8 +420,8 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
         SectionStep::Keep => {
             blocking(sup, &section, |image| match image.is_complete() {
                 true => image.restore(),
-                // Without a complete pre-image nothing was started on the data.
-                false => Ok(()),
+                // Without a complete pre-image nothing was started on the data. The old engine may need the room.
+                false => image.discard(),
             })
             .await?;
             sup.state.on_disk = Some(section.from.number);
@@ -576,13 +580,5 @@ fn note_end(sup: &mut Supervisor, end: StepEnd, detail: String) {
         && let Some(journal) = sup.state.section.as_mut()
     {
         journal.stuck = None;
-    }
-}
-
-/// Whether a task is a section, and which.
-pub(crate) fn of(order: &Order) -> Option<&Section> {
-    match &order.task {
-        Task::Section(section) => Some(section),
-        Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } => None,
     }
 }

@@ -44,8 +44,8 @@ pub(crate) fn work(
             Task::Fetch { image } => sight.fetch(image, &mut learned).await,
             Task::Check { to, try_target } => sight.check(to, *try_target, &mut learned).await,
             Task::Verify { expect } => sight.verify(expect, &mut learned).await,
-            // The supervisor works sections off itself.
-            Task::Section(_) => Ok(()),
+            // What touches the engine the supervisor does itself.
+            Task::Section(_) | Task::Configure { .. } => Ok(()),
         };
         let learned = Box::new(learned);
         let outcome = match end {

@@ -1,5 +1,7 @@
 //! The command line: every command with its arguments, and the help that is enough to use it.
 
+pub(crate) mod configuration;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -53,6 +55,9 @@ pub(crate) enum Command {
     /// Create, see, upgrade, restart and delete instances.
     #[command(subcommand)]
     Instance(Instance),
+    /// Keep settings under a name, and give them to instances.
+    #[command(subcommand)]
+    Configuration(configuration::Configuration),
 }
 
 /// Run the server, until it is told to end. Engines keep running when it does.
@@ -228,6 +233,9 @@ pub(crate) struct Create {
     /// A setting in the engine's own words. May be given more than once.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
+    /// The id or name of a configuration group, whose values go before those of --set.
+    #[arg(long, value_name = "GROUP")]
+    pub configuration: Option<String>,
     #[command(flatten)]
     pub wait: Wait,
 }
@@ -249,6 +257,9 @@ pub(crate) struct Upgrade {
     /// Print the plan and what was found, and change nothing.
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
+    /// Take the new version's defaults. Unless given, those that clients would feel are kept as they were.
+    #[arg(long)]
+    pub adopt_defaults: bool,
     #[command(flatten)]
     pub wait: Wait,
 }

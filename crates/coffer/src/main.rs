@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor};
-use crate::command::{Session, agent, doctor, engine, instance, offer, serve};
+use crate::command::{Session, agent, configuration, doctor, engine, instance, offer, serve};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -65,6 +65,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 offer::list_versions(&Session::open(&common).await?, &datastore).await
             }
             Command::Flavor(Flavor::List) => offer::list_flavors(&Session::open(&common).await?).await,
+            Command::Configuration(command) => configuration::run(&Session::open(&common).await?, command).await,
             Command::Instance(command) => instance::run(Session::open(&common).await?, command).await,
         }
     })

@@ -253,3 +253,16 @@ fn events_do_not_write_behind_the_proof() {
         wait_for("events to go on", || counted() != so_far);
     }
 }
+
+#[test]
+fn of_a_trial_whose_agent_was_killed_nothing_is_left() {
+    let Some(world) = world("", &["10.5.23", "10.11.19"]) else { return };
+    let instance = world.create("m", "mariadb/10.5.23", &[]);
+    let trial = world.volume(&instance.id).join("agent/trial");
+    ask_upgrade(&world, &instance, "10.11.19");
+    wait_for("the trial", || trial.join("agent/init.lock").exists());
+    kill(world.agent_pid(&instance.id).unwrap());
+    let newest = world.wait_until_over(&instance.id);
+    assert_eq!(newest["phase"], "done", "{newest:#}");
+    assert!(!trial.exists());
+}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datastore::Number;
 use crate::finding::{Cause, Finding};
-use crate::id::{Digest, TaskId};
+use crate::id::{Digest, Generation, TaskId};
 use crate::section::Section;
 use crate::spec::{EngineSpec, ImageWanted};
 
@@ -25,6 +25,9 @@ pub enum Task {
     Verify { expect: EngineSpec },
     /// Work off a critical section, alone, forward or back to the beginning.
     Section(Box<Section>),
+    /// Have the running engine take these settings, without stopping it, and run with them from now on. All of them, or
+    /// none where it refuses one.
+    Configure { to: EngineSpec, generation: Generation },
 }
 
 /// A task with its id.

@@ -39,8 +39,16 @@ impl Story {
         Self { name, plan, world, old, new: done.picture() }
     }
 
-    fn all() -> [Self; 5] {
-        [Self::create(), Self::upgrade(), Self::same_version(), Self::restart(), Self::delete()]
+    fn all() -> [Self; 7] {
+        [
+            Self::create(),
+            Self::upgrade(),
+            Self::same_version(),
+            Self::restart(),
+            Self::restart_with_other_settings(),
+            Self::configure(),
+            Self::delete(),
+        ]
     }
 
     fn create() -> Self {
@@ -62,6 +70,18 @@ impl Story {
     fn restart() -> Self {
         let fixture = Fixture::serving();
         Self::new("restart", &fixture, plan::plan_restart(&fixture.snapshot()))
+    }
+
+    fn restart_with_other_settings() -> Self {
+        let mut fixture = Fixture::serving();
+        fixture.instance.group = Some(fixture.group(&[("databases", "20")]));
+        Self::new("restart with other settings", &fixture, plan::plan_restart(&fixture.snapshot()))
+    }
+
+    fn configure() -> Self {
+        let fixture = Fixture::serving();
+        let group = fixture.group(&[("timeout", "60"), ("databases", "20")]);
+        Self::new("configure", &fixture, plan::plan_configure(&fixture.snapshot(), Some(&group)))
     }
 
     fn delete() -> Self {

@@ -212,6 +212,9 @@ fn each_setting_has_the_fate_that_the_engines_showed() {
         (OLD, NEW, "max_connections=many", "refused"),
     ] {
         assert_eq!(told(&change(from, to, setting)), fate, "{setting} from {from} to {to}");
+        if from == OLD {
+            assert_eq!(told(&change("mysql 8.4.7", to, setting)), fate, "{setting} from 8.4 to {to}");
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Move<'a> {
     ExpectServing(&'a EngineSpec),
     /// The agent's record and the configuration say this engine.
     Configure(&'a EngineSpec),
+    /// The engine goes on with what this says, as the agent's record and the configuration do, under this generation.
+    Retune(&'a EngineSpec, Generation),
     /// The agent's record says this generation.
     Adopt(Generation),
     /// The engine of the configuration runs, reachable for the agent alone.
@@ -78,6 +80,7 @@ pub fn of_step(step: &Step) -> Vec<Move<'_>> {
             Task::Check { to, .. } => vec![Move::TryTarget(to)],
             Task::Verify { expect } => vec![Move::ExpectServing(expect)],
             Task::Section(_) => vec![],
+            Task::Configure { to, generation } => vec![Move::Retune(to, *generation)],
         },
         Step::Record(record) => vec![Move::Write(record)],
     }

@@ -156,7 +156,7 @@ impl Client {
     }
 
     /// Changes one setting at run time.
-    pub(super) async fn set(&self, name: &str, value: &str) -> Result<(), Error> {
+    pub(crate) async fn set(&self, name: &str, value: &str) -> Result<(), Error> {
         self.ask("CONFIG SET", redis::cmd("CONFIG").arg("SET").arg(name).arg(value)).await
     }
 

@@ -5,27 +5,22 @@ use std::time::Duration;
 
 use coffer_core::engine::redis::config::ACL_FILE;
 use coffer_core::spec::EngineSpec;
-use rustix::process::Signal;
 
 use super::{Client, launch, write_config};
 use crate::sandbox::{self, User};
-use crate::site::{Error, Exposure, Paths, Port, Site, ensure_absent, ensure_dir, inside, last_words};
+use crate::site::{Error, Exposure, Paths, Port, Site, end_trial, ensure_dir, inside, last_words, trial};
 
 /// How long the target may take to answer. It has nothing to load.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How long the killed target may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts the target on its rendered configuration and the users of the running engine, in a scratch directory, closed
 /// and without data, waits for its PONG, looks whether its configuration is in force, and ends it. The error has the last
 /// lines of its log. Nothing is left behind, also not of an earlier trial that was interrupted.
 pub async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
-    let scratch = site.paths.agent.join("trial");
     // An agent that died during a trial may have left the target running.
-    sandbox::end(&Paths::of(&scratch).agent.join("engine.lock")).await?;
-    ensure_absent(&scratch)?;
-    let result = run(spec, site, &scratch).await;
-    ensure_absent(&scratch)?;
+    end_trial(site.paths).await?;
+    let result = run(spec, site, &trial(site.paths)).await;
+    end_trial(site.paths).await?;
     result
 }
 
@@ -55,8 +50,6 @@ async fn run(spec: &EngineSpec, site: Site<'_>, scratch: &Path) -> Result<(), Er
             log: last_words(&launch.log, 0, secrets),
         }),
     };
-    started.process.signal(Signal::KILL)?;
-    let _ = tokio::time::timeout(KILL_LIMIT, started.process.exited()).await;
     let findings = answer.map_err(|e| match e {
         Error::Late { what, within, .. } => {
             Error::Late { what, within, detail: format!("; its last words: {}", last_words(&launch.log, 0, secrets)) }

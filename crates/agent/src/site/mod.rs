@@ -23,7 +23,7 @@ pub use preimage::{Estimate, PreImage};
 pub(crate) use probe::{Caller, End};
 pub use probe::{Probe, Seen};
 
-use crate::sandbox::{Exit, Process, User};
+use crate::sandbox::{self, Exit, Process, User};
 
 /// Where an engine is at home: what it is started from, its volume, its passwords, and as whom it runs.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +84,24 @@ pub enum Port {
     AtStart,
     /// When it is told to, or never.
     Later,
+}
+
+/// Where a target is tried, as if it were a volume.
+pub(crate) fn trial(paths: &Paths) -> PathBuf {
+    paths.agent.join("trial")
+}
+
+/// Ends a trial and leaves nothing of it, also one of an agent that died over it.
+pub(crate) async fn end_trial(paths: &Paths) -> Result<(), Error> {
+    let scratch = trial(paths);
+    // As often as not there is none.
+    for entry in fs_err::read_dir(Paths::of(&scratch).agent).into_iter().flatten() {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "lock") {
+            sandbox::end(&file).await?;
+        }
+    }
+    Ok(ensure_absent(&scratch)?)
 }
 
 /// Waits for the end of an engine that was told to end. An error unless it ends with status 0, as far as anybody knows.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use coffer_core::datastore::Number;
 use coffer_core::engine::sql::config;
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::in_force::is_in_force;
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
@@ -26,8 +27,6 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 /// How long one attempt to reach a starting engine may take.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
-/// What the engine says where a statement took longer than it was given (`ER_STATEMENT_TIMEOUT`).
-const STATEMENT_TIMEOUT: u16 = 1969;
 /// What it says where there is no room for what it has to write (`ER_DISK_FULL`).
 const DISK_FULL: u16 = 1021;
 
@@ -38,12 +37,13 @@ pub(super) type Texts = Vec<Option<Vec<u8>>>;
 #[derive(Clone)]
 pub(crate) struct Client {
     connection: Arc<Mutex<MySqlConnection>>,
+    pub(super) dialect: Dialect,
     pub(super) paths: Paths,
 }
 
 impl Client {
     /// Connects. Fails when nothing listens.
-    pub(crate) async fn connect(paths: &Paths) -> Result<Self, Error> {
+    pub(crate) async fn connect(dialect: Dialect, paths: &Paths) -> Result<Self, Error> {
         // A path in a deep volume is longer than the 108 bytes that an address takes; one through an open directory is not.
         let run = fs_err::File::open(&paths.run)?;
         let name = config::SOCKET.rsplit('/').next().unwrap_or_default();
@@ -53,18 +53,18 @@ impl Client {
             .await
             .map_err(|_| Error::Late { what: "answer", within: ANSWER_LIMIT, detail: String::new() })?
             .map_err(|e| error("the login", e))?;
-        let client = Self { connection: Arc::new(Mutex::new(connection)), paths: paths.clone() };
-        client.run("SET SESSION", &config::SESSION.join("; ")).await?;
+        let client = Self { connection: Arc::new(Mutex::new(connection)), dialect, paths: paths.clone() };
+        client.run("SET SESSION", &dialect.session()).await?;
         client.run("SET NAMES", "SET NAMES utf8mb4").await?;
         Ok(client)
     }
 
     /// Connects as soon as the engine lets the agent in, which it does when it has recovered. Race it against the end of
     /// the process, of which it knows nothing.
-    pub(crate) async fn ready(paths: &Paths) -> Result<Self, Error> {
+    pub(crate) async fn ready(dialect: Dialect, paths: &Paths) -> Result<Self, Error> {
         let began = Instant::now();
         loop {
-            let why = match tokio::time::timeout(ATTEMPT_LIMIT, Self::connect(paths)).await {
+            let why = match tokio::time::timeout(ATTEMPT_LIMIT, Self::connect(dialect, paths)).await {
                 Ok(Ok(client)) => return Ok(client),
                 Ok(Err(why)) => format!(": {why}"),
                 Err(_) => String::new(),
@@ -149,7 +149,7 @@ impl Client {
         sql: &str,
         limit: Duration,
     ) -> Result<Vec<Texts>, Error> {
-        self.rows(what, &format!("SET STATEMENT max_statement_time = {:.3} FOR {sql}", limit.as_secs_f64())).await
+        self.rows(what, &self.dialect.within(sql, limit)).await
     }
 
     /// All rows that a statement gives, as the engine writes them as text.
@@ -187,7 +187,7 @@ pub(super) fn text(row: &Texts, at: usize) -> String {
 fn error(command: &'static str, error: sqlx::Error) -> Error {
     match error {
         sqlx::Error::Database(e) => match e.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number) {
-            Some(STATEMENT_TIMEOUT) => {
+            Some(number) if Dialect::is_timeout(number) => {
                 Error::Late { what: "answer", within: Duration::ZERO, detail: format!(" ({command})") }
             }
             Some(DISK_FULL) => Error::Io(io::ErrorKind::StorageFull.into()),

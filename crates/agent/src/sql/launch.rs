@@ -5,13 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use coffer_core::engine::sql::config::{self, AGENT, CONFIG_FILE, PASSWD_FILE, SOCKET};
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::spec::EngineSpec;
 
 use crate::sandbox::{self, Bind, CgroupLimits, Exit, Launch, User};
 use crate::site::{Error, Paths, Port, Secrets, Site, ensure_absent, ensure_dir, inside, last_words, replace};
 
-/// Where the package has the server.
-pub(super) const PROGRAM: &str = "/usr/sbin/mariadbd";
+/// What the engine says, in the agent's directory.
+pub(super) const LOG: &str = "engine.log";
 const UPGRADE: &str = "/usr/bin/mariadb-upgrade";
 /// What holds the lock of the engine's own step, and where its output goes.
 const UPGRADE_LOCK: &str = "upgrade.lock";
@@ -43,7 +44,7 @@ pub(crate) fn write_config(spec: &EngineSpec, site: Site<'_>) -> Result<(), Erro
 /// the caller.
 pub(crate) fn launch(spec: &EngineSpec, site: Site<'_>, port: Port) -> Launch {
     let mut launch = base(site);
-    launch.argv = vec![PROGRAM.to_owned(), format!("--defaults-file={CONFIG_FILE}")];
+    launch.argv = vec![Dialect::of(spec).program().to_owned(), format!("--defaults-file={CONFIG_FILE}")];
     if port == Port::Later {
         launch.argv.push("--skip-networking".to_owned());
     }
@@ -69,7 +70,7 @@ pub(super) fn base(site: Site<'_>) -> Launch {
         user,
         open_files: FILES_BESIDE_CLIENTS,
         cgroup: None,
-        log: paths.agent.join("engine.log"),
+        log: paths.agent.join(LOG),
         lock: paths.agent.join("engine.lock"),
         cwd: "/data".into(),
         stdin: None,
@@ -79,7 +80,7 @@ pub(super) fn base(site: Site<'_>) -> Launch {
 
 /// The engine's own step after a change of its version, by `mariadb-upgrade`, on the engine that runs. Can be called again.
 /// Gives the last lines of what it said. What it said as a whole is in `agent/upgrade.log`.
-pub(crate) async fn upgrade(site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
+pub(super) async fn upgrade(site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
     let Site { paths, secrets, .. } = site;
     end_upgrade(paths).await?;
     let mut launch = base(site);

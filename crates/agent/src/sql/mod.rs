@@ -1,4 +1,4 @@
-//! How an agent runs, asks and changes MariaDB. The only place that speaks its protocol.
+//! How an agent runs, asks and changes MariaDB and MySQL. The only place that speaks their protocol.
 //!
 //! ```text
 //!   ensure_data                     a data directory that was never used, made by the engine's own scripts
@@ -9,7 +9,7 @@
 //!   Client::prepare                 dirty pages are written while it serves, so that the stop is short
 //!   Client::quiesce -> Holdings     nobody writes; what is there is read
 //!   Client::stop                    the engine has ended cleanly
-//!   upgrade                         the new engine's own step, `mariadb-upgrade`, while it is closed
+//!   Client::own_step                the new engine's own step, `mariadb-upgrade`, while it is closed
 //!   Client::compare(&Holdings)      the new engine holds what was there
 //!   Client::lift                    as clients may have it
 //!   Client::settle                  the measures are over; also the undo of prepare
@@ -20,6 +20,7 @@
 mod client;
 mod init;
 mod launch;
+mod live;
 mod read;
 mod section;
 mod survey;
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use client::Client;
 pub(crate) use init::ensure_data;
-pub(crate) use launch::{end_upgrade, launch, upgrade, write_config};
+pub(crate) use launch::{end_upgrade, launch, write_config};
 pub(crate) use trial::try_target;
 pub(crate) use visitor::Visitor;
 

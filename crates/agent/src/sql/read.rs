@@ -29,9 +29,9 @@ pub(super) const QUICK: Limits = Limits { whole: Duration::from_secs(1), table: 
 /// Of an engine that has nothing in its memory yet.
 pub(super) const PATIENT: Limits = Limits { whole: Duration::from_secs(10), table: Duration::from_secs(3) };
 
-/// Types without a length that may be long.
-const GEOMETRIES: &str = "'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring', 'multipolygon', \
-                          'geometrycollection'";
+/// Types without a length that may be long. Vectors are of a type that the protocol's library does not know.
+const UNMEASURED: &str = "'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring', 'multipolygon', \
+                          'geometrycollection', 'geomcollection', 'vector'";
 
 /// Objects that are compared by all that is told of them: what they are, and the question, which has their name first.
 /// `{system}` is in the place of the engine's own databases.
@@ -72,17 +72,6 @@ const OBJECTS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Accounts, likewise: each is the engine's business only if its first column is not the name of an internal one. That an
-/// account can log in takes a plugin.
-const ACCOUNTS: &[(&str, &str)] = &[
-    (
-        "user",
-        "SELECT user, host, plugin, authentication_string, is_role, default_role, plugin IN (SELECT plugin_name \
-         FROM information_schema.plugins WHERE plugin_status = 'ACTIVE') FROM mysql.user",
-    ),
-    ("role", "SELECT user, CONCAT(host, ' ', role), admin_option FROM mysql.roles_mapping"),
-];
-
 /// What accounts may: to whom, on what, what.
 const PRIVILEGES: &[&str] = &[
     "SELECT grantee, '', privilege_type FROM information_schema.user_privileges",
@@ -110,8 +99,8 @@ pub(super) async fn choose(client: &Client) -> Result<Vec<Sampled>, Error> {
     for row in &tables {
         let mut table = Sampled { database: text(row, 0), table: text(row, 1), ..Sampled::default() };
         let columns = format!(
-            "SELECT column_name, IFNULL(character_octet_length, 0) > {LONG} OR data_type IN ({GEOMETRIES}) \
-             FROM information_schema.columns WHERE {} AND generation_expression IS NULL ORDER BY ordinal_position",
+            "SELECT column_name, IFNULL(character_octet_length, 0) > {LONG} OR data_type IN ({UNMEASURED}) \
+             FROM information_schema.columns WHERE {} AND IFNULL(generation_expression, '') = '' ORDER BY ordinal_position",
             of(&table)
         );
         for row in client.rows("the columns of a table", &columns).await? {
@@ -141,7 +130,8 @@ pub(super) async fn holdings(client: &Client, tables: &[Sampled], limits: Limits
             holdings.objects.insert(format!("{kind} {}", text(&row, 0)), digest_of_names(&row[1..]));
         }
     }
-    for (kind, sql) in ACCOUNTS {
+    // Whose they are comes first: the internal ones are not compared.
+    for (kind, sql) in client.dialect.accounts() {
         for row in client.rows("the list of accounts", sql).await? {
             if !is_internal(&text(&row, 0)) {
                 let name = format!("{kind} {}@{}", text(&row, 0), text(&row, 1));

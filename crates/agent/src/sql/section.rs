@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use coffer_core::engine::sql::config::{self, AGENT, UNLIMITED, literal};
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::proof::{COLUMNS, Holdings, ROWS, Sampled, compare};
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use tokio::time::{Instant, sleep};
 
 use super::client::text;
+use super::launch::{LOG, upgrade};
 use super::read::{PATIENT, QUICK};
 use super::{Client, Measures, Temporary, read};
-use crate::sandbox::Process;
-use crate::site::{Error, until_ended};
+use crate::sandbox::{CgroupLimits, Process};
+use crate::site::{Error, Site, last_words, until_ended};
 
 /// How long dirty pages are waited for. What is left then is written in the stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
@@ -21,6 +23,10 @@ const FEW_PAGES: u64 = 200;
 /// How long a statement or transaction may have run, and how long others may take to end, when nobody is to write any
 /// more. Those who are connected wait that long.
 const BUSY_SECONDS: u32 = 5;
+/// How long those may take who are about to log in, and then to say what they want.
+const LOGIN_LIMIT: Duration = Duration::from_secs(1);
+const LOGGED_IN: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(5);
 /// How long an engine may take to write what it has and end. It can't be told otherwise once it was told to end.
 const STOP_LIMIT: Duration = Duration::from_secs(1800);
 
@@ -85,6 +91,7 @@ impl Client {
         if let Some(reason) = self.busy().await? {
             return Err(Error::Busy { reason });
         }
+        self.logins_to_end().await?;
         // No event begins any more, and what one has begun ends with the connections.
         self.run("SET GLOBAL", "SET GLOBAL event_scheduler = OFF").await?;
         self.run("SET", &format!("SET SESSION lock_wait_timeout = {BUSY_SECONDS}")).await?;
@@ -113,6 +120,24 @@ impl Client {
             return Ok(());
         }
         self.run("SET GLOBAL", &format!("SET GLOBAL event_scheduler = {}", before.events)).await
+    }
+
+    /// Waits for those who were about to log in when new connections began to wait: between two messages of a login a client looks
+    /// idle, and the engine may have to reckon for a while. Who has logged in has said what it wants soon after. Costs nothing
+    /// where nobody is.
+    async fn logins_to_end(&self) -> Result<(), Error> {
+        let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'unauthenticated user'";
+        let began = Instant::now();
+        let mut last_seen = None;
+        while began.elapsed() < LOGIN_LIMIT {
+            if self.rows("the question who logs in", sql).await?.first().is_some_and(|row| text(row, 0) != "0") {
+                last_seen = Some(Instant::now());
+            } else if last_seen.is_none_or(|at| at.elapsed() > LOGGED_IN) {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Who keeps the engine from being stopped. What they do is theirs, and not told.
@@ -162,7 +187,7 @@ impl Client {
                     exit?;
                     break;
                 }
-                again = Self::ready(&client.paths) => client = again?,
+                again = Self::ready(client.dialect, &client.paths) => client = again?,
             }
         }
         until_ended(spec, process, STOP_LIMIT).await
@@ -183,9 +208,18 @@ impl Client {
         Ok((compare(before, &holds), holds.summary()))
     }
 
+    /// What is the new engine's own to do after a change of its version, with what it said. MySQL has done it before it
+    /// answers.
+    pub(crate) async fn own_step(&self, site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
+        match self.dialect {
+            Dialect::MariaDb => self.unlimited(upgrade(site, cgroup)).await,
+            Dialect::MySql => Ok(last_words(&site.paths.agent.join(LOG), 0, site.secrets)),
+        }
+    }
+
     /// Does something for which sessions must not be limited by the settings. Where it fails they stay as they were made for it:
     /// the engine is ended then.
-    pub(crate) async fn unlimited<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn unlimited<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let names: Vec<_> = UNLIMITED.iter().map(|(name, _)| format!("'{name}'")).collect();
         let sql = format!("SHOW GLOBAL VARIABLES WHERE variable_name IN ({})", names.join(", "));
         let before = self.rows("SHOW VARIABLES", &sql).await?;

@@ -8,9 +8,9 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
-use coffer_core::datastore::Datastore;
 use coffer_core::engine::sql::checks::{BUSY_SECONDS, check, rebuilds_versioned, spares_compressed};
 use coffer_core::engine::sql::config::{SYSTEM_DATABASES, identifier};
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::facts::{Account, Busy, Column, Facts, Program, Source, Work};
 use coffer_core::engine::sql::features::Changes;
 use coffer_core::finding::Finding;
@@ -23,6 +23,8 @@ use crate::site::{Error, Paths};
 
 /// How long all questions may take together.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Why something was not looked at, or not to its end.
+const LATE: &str = "the time for all checks was over";
 /// How many rows of one list are looked at.
 const ROWS: usize = 1000;
 /// How much of one text is looked at.
@@ -46,7 +48,7 @@ impl Client {
         let changes = Changes::between(from.datastore(), from.number, to.number);
         let survey = Survey {
             client: self,
-            is_mysql: from.datastore() == Datastore::Mysql,
+            is_mysql: matches!(self.dialect, Dialect::MySql),
             deadline: Instant::now() + LIMIT,
             facts: Facts::default(),
         };
@@ -77,9 +79,8 @@ impl Survey<'_> {
         to: &EngineSpec,
         paths: &Paths,
     ) -> Result<Facts, Error> {
-        for sql in ["SET NAMES utf8mb4", "SET SESSION lock_wait_timeout = 2, lc_messages = 'en_US'"] {
-            self.client.run("SET", sql).await?;
-        }
+        // Nobody's lock is waited for, and what is refused is told in words that are known.
+        self.client.run("SET", "SET SESSION lock_wait_timeout = 2, lc_messages = 'en_US'").await?;
         self.state().await?;
         self.busy().await?;
         self.replication().await?;
@@ -99,19 +100,15 @@ impl Survey<'_> {
     async fn ask(&mut self, what: &str, sql: &str) -> Result<Vec<Texts>, Error> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            self.missed(what, "the time for all checks was over");
+            self.missed(what, LATE);
             return Ok(Vec::new());
         }
-        let limit = match self.is_mysql {
-            true => format!("SET SESSION max_execution_time = {}", left.as_millis()),
-            false => format!("SET SESSION max_statement_time = {}", left.as_secs_f64()),
+        let what_for = "a question of the checks";
+        let answered = match sql.starts_with("SELECT") {
+            true => self.client.rows_within(what_for, &format!("{sql} LIMIT {}", ROWS + 1), left).await,
+            false => self.client.rows(what_for, sql).await,
         };
-        self.client.run("SET", &limit).await?;
-        let sql = match sql.starts_with("SELECT") {
-            true => format!("{sql} LIMIT {}", ROWS + 1),
-            false => sql.to_owned(),
-        };
-        match self.client.rows("a question of the checks", &sql).await {
+        match answered {
             Ok(mut rows) => {
                 if rows.len() > ROWS {
                     self.missed(what, format!("only the first {ROWS} were looked at"));
@@ -121,6 +118,11 @@ impl Survey<'_> {
             }
             Err(Error::Refused { reason, .. }) => {
                 self.missed(what, reason);
+                Ok(Vec::new())
+            }
+            // The engine gave up the question, and the connection is good.
+            Err(Error::Late { within, .. }) if within.is_zero() => {
+                self.missed(what, LATE);
                 Ok(Vec::new())
             }
             Err(e) => Err(e),
@@ -356,18 +358,22 @@ impl Survey<'_> {
             if self.facts.definers.iter().any(told) {
                 continue;
             }
-            if Instant::now() > self.deadline {
-                self.missed("views", "the time for all checks was over");
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.missed("views", LATE);
                 break;
             }
             let sql = format!("SELECT 1 FROM {}.{} LIMIT 0", identifier(&schema), identifier(&name));
-            match self.client.rows("a view", &sql).await {
+            match self.client.rows_within("a view", &sql, left).await {
                 Ok(_) => {}
                 // 1356: invalid tables, columns or rights; 1449: a definer that does not exist, further down.
                 Err(Error::Refused { reason, .. }) if reason.contains("invalid") || reason.contains("definer") => {
                     self.facts.broken_views.push(format!("{schema}.{name}"));
                 }
                 Err(Error::Refused { reason, .. }) => self.missed(&format!("view {schema}.{name}"), reason),
+                Err(Error::Late { within, .. }) if within.is_zero() => {
+                    self.missed(&format!("view {schema}.{name}"), LATE)
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -2,59 +2,47 @@
 
 use std::time::Duration;
 
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::finding::{Finding, Severity};
 use coffer_core::spec::EngineSpec;
-use rustix::process::Signal;
 
 use super::launch::finish;
 use super::{Client, init, launch, write_config};
 use crate::sandbox::{self, User};
-use crate::site::{Error, Paths, Port, Site, ensure_absent, ensure_dir, last_words};
+use crate::site::{Error, Paths, Port, Site, end_trial, ensure_dir, last_words, trial};
 
 /// How long the target may take to read its configuration.
 const READ_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may take to answer. It has nothing to recover.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-/// How long the killed target may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(30);
-/// What is made small for the trial, since the old engine serves beside it. Whether as much as is asked for can be had, a trial
-/// does not show.
-const SMALL: [&str; 5] = [
-    "--innodb-buffer-pool-size=16M",
-    "--innodb-log-file-size=4M",
-    "--key-buffer-size=1M",
-    "--aria-pagecache-buffer-size=1M",
-    "--performance-schema=OFF",
-];
 
 /// Whether the target takes the rendered configuration, in a scratch directory. It reads all of it when it is asked for its
-/// help, and fails on a name that it does not know; then data are made, and it is started on them, closed, since what is
+/// help or to validate it, and fails on a name that it does not know; then data are made, and it is started on them, closed, since what is
 /// wrong with plugins, directories and modes it only finds then. Nothing is left behind, also not of an earlier trial that
 /// was interrupted.
 pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
-    let scratch = site.paths.agent.join("trial");
+    end_trial(site.paths).await?;
+    let scratch = trial(site.paths);
     let paths = Paths::of(&scratch);
-    for lock in ["engine.lock", init::LOCK] {
-        sandbox::end(&paths.agent.join(lock)).await?;
-    }
-    ensure_absent(&scratch)?;
     for dir in [&scratch, &paths.agent] {
         ensure_dir(dir, User::Own)?;
     }
     let tried = run(spec, Site { paths: &paths, ..site }).await;
-    ensure_absent(&scratch)?;
+    end_trial(site.paths).await?;
     tried
 }
 
 async fn run(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    let dialect = Dialect::of(spec);
+    let owned = |arguments: &[&str]| arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>();
     write_config(spec, site)?;
     let mut reads = launch(spec, site, Port::Later);
-    reads.argv.extend(["--help", "--verbose"].map(str::to_owned));
+    reads.argv.extend(owned(dialect.validation()));
     finish(&reads, site.secrets, READ_LIMIT, &spec.label()).await?;
-    init::make_data(spec, site, &SMALL).await?;
+    init::make_data(spec, site, dialect.small()).await?;
 
     let mut launch = launch(spec, site, Port::Later);
-    launch.argv.extend(SMALL.map(str::to_owned));
+    launch.argv.extend(owned(dialect.small()));
     let from = fs_err::metadata(&launch.log).map_or(0, |log| log.len());
     let started = sandbox::start(&launch)?;
     let words = || last_words(&launch.log, from, site.secrets);
@@ -67,8 +55,6 @@ async fn run(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
             Err(Error::Ended { what: spec.label(), exit: exit?.to_string(), log: words() })
         }
     };
-    started.process.signal(Signal::KILL)?;
-    let _ = tokio::time::timeout(KILL_LIMIT, started.process.exited()).await;
     let findings = answer?;
     // Warnings are told after the start that counts: what was made small is another value here.
     let found: Vec<_> = findings.iter().filter(|f| f.severity == Severity::Error).map(ToString::to_string).collect();
@@ -79,5 +65,5 @@ async fn run(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
 }
 
 async fn ask(spec: &EngineSpec, paths: &Paths) -> Result<Vec<Finding>, Error> {
-    Client::ready(paths).await?.verify(spec).await
+    Client::ready(Dialect::of(spec), paths).await?.verify(spec).await
 }

@@ -38,7 +38,7 @@ pub(crate) async fn list_flavors(session: &Session) -> Result<(), Failure> {
 }
 
 /// A name as one segment of a path, whatever signs are in it.
-fn segment(name: &str) -> String {
+pub(crate) fn segment(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

@@ -90,8 +90,16 @@ pub(crate) fn connect(instance: &Instance) -> Sql {
 }
 
 pub(crate) fn read(instance: &Instance) -> Vec<(&'static str, Vec<String>)> {
+    read_all(instance, READ)
+}
+
+/// What is read by these questions.
+pub(crate) fn read_all(instance: &Instance, questions: &[&'static str]) -> Vec<(&'static str, Vec<String>)> {
     let mut sql = connect(instance);
-    READ.iter().map(|question| (*question, sql.ask(question).unwrap_or_else(|e| panic!("{question}: {e}")))).collect()
+    questions
+        .iter()
+        .map(|question| (*question, sql.ask(question).unwrap_or_else(|e| panic!("{question}: {e}"))))
+        .collect()
 }
 
 #[track_caller]
@@ -151,7 +159,10 @@ pub(crate) struct Writers {
 
 impl Writers {
     pub(crate) fn start(instance: &Instance) -> Self {
-        connect(instance).run("CREATE OR REPLACE TABLE shop.log (n BIGINT PRIMARY KEY)");
+        let mut sql = connect(instance);
+        sql.run("DROP TABLE IF EXISTS shop.log");
+        sql.run("CREATE TABLE shop.log (n BIGINT PRIMARY KEY)");
+        drop(sql);
         let (told, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let write = |told: Arc<AtomicBool>, count: Arc<AtomicUsize>, instance: Instance, first: u64| {
             let (mut n, mut written) = (first, Vec::new());

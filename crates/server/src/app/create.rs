@@ -1,5 +1,6 @@
 //! New instances: what may be asked for, who may have it, and where it goes.
 
+use coffer_core::group::merged;
 use coffer_core::id::{Generation, InstanceId, OperationId};
 use coffer_core::instance::{Instance, Kind};
 use coffer_core::plan::plan_create;
@@ -21,6 +22,10 @@ impl App {
         let version = self.choose_version(new.datastore.as_deref(), new.version.as_deref())?;
 
         let mut write = self.store.write().await?;
+        let group = match &new.group {
+            Some(id) => Some(self.group_for(&mut write, &caller.project, id, version.id).await?),
+            None => None,
+        };
         check_quota(self.config.quota, write.in_use(&caller.project).await?, new.volume_gib)?;
         let pool = self.config.address_pool;
         let address = write.free_address(pool.first(), pool.last()).await?.ok_or_else(|| {
@@ -36,7 +41,9 @@ impl App {
             volume_gib: new.volume_gib,
             address,
             generation: Generation::default(),
-            settings: new.settings,
+            settings: merged(&new.settings, group.as_ref()),
+            own: new.settings,
+            group,
             built: false,
             fault: None,
             created_at: now,

@@ -138,6 +138,7 @@ fn name_of(task: &Task) -> &'static str {
         Task::Fetch { .. } => "fetch",
         Task::Check { .. } => "check",
         Task::Verify { .. } => "verify",
+        Task::Configure { .. } => "configure",
         Task::Section(_) => "section",
     }
 }
@@ -156,6 +157,10 @@ fn succeed(task: &Task, volume: &mut Volume) -> Learned {
             Learned { preview: Some(Preview { gap_millis: 42, ..Preview::default() }), ..Learned::default() }
         }
         Task::Verify { .. } => Learned::default(),
+        Task::Configure { to, generation } => {
+            volume.runs = Some((*generation, to.clone()));
+            Learned::default()
+        }
         Task::Section(section) => {
             volume.runs = Some((section.generation, section.to.clone()));
             let steps = section.plan.steps.iter().map(|s| step(s.name(), Some(StepEnd::Done))).collect();

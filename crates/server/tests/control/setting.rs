@@ -163,6 +163,7 @@ pub(crate) fn new(name: &str) -> NewInstance {
         datastore: Some("redis".to_owned()),
         version: None,
         settings: Settings::new(),
+        group: None,
     }
 }
 

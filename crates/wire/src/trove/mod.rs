@@ -9,6 +9,7 @@
 //! Read in this order: [`fault`] (how errors look), [`check`] (how bodies are read), then the resources.
 
 pub mod check;
+pub mod configuration;
 pub mod datastore;
 pub mod date;
 pub mod fault;

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::dialect::Dialect;
 use super::settings::is_owned;
 use crate::spec::EngineSpec;
 
@@ -26,7 +27,7 @@ pub const PROBE: &str = "coffer_probe";
 
 /// Whether an account is Coffer's or the engine's own, and not the tenant's.
 pub fn is_internal(user: &str) -> bool {
-    [AGENT, PROBE, "mariadb.sys", "root"].contains(&user)
+    [AGENT, PROBE, "mariadb.sys", "mysql.infoschema", "mysql.session", "mysql.sys", "root"].contains(&user)
 }
 
 /// Databases that are the engine's own.
@@ -93,7 +94,10 @@ pub fn max_connections(spec: &EngineSpec) -> u64 {
 
 /// Whether the event scheduler runs once clients are let in.
 pub fn runs_events(spec: &EngineSpec) -> bool {
-    spec.settings.get("event_scheduler").is_some_and(|value| is_on(value))
+    match spec.settings.get("event_scheduler") {
+        Some(value) => is_on(value),
+        None => Dialect::of(spec).runs_events_by_default(),
+    }
 }
 
 /// Whether a value of a switch turns it on.
@@ -108,6 +112,11 @@ pub fn render(spec: &EngineSpec) -> String {
         let _ = writeln!(text, "{name} = {}", quoted(&value));
     }
     text
+}
+
+/// What an engine is told of one setting; `None` where its own default holds.
+pub fn told(spec: &EngineSpec, name: &str) -> Option<String> {
+    settings(spec).into_iter().rev().find(|(told, _)| told == name).map(|(_, value)| value)
 }
 
 /// All that an engine is told, in order: of two that have one name the later one counts.
@@ -132,8 +141,10 @@ pub fn settings(spec: &EngineSpec) -> Vec<(String, String)> {
         ("symbolic_links", "OFF"),
         ("secure_file_priv", "/run"),
         ("event_scheduler", "OFF"),
-        ("skip_slave_start", "ON"),
     ] {
+        with(name, value);
+    }
+    for (name, value) in Dialect::of(spec).owned_settings() {
         with(name, value);
     }
     all
