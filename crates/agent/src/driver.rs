@@ -2,6 +2,8 @@
 //!
 //! [`redis`] speaks with Redis and Valkey, [`sql`] with MariaDB and MySQL. What one of them has no need of does nothing here.
 
+use std::path::Path;
+
 use coffer_core::datastore::Datastore;
 use coffer_core::engine::redis::checks;
 use coffer_core::engine::redis::config::Persistence;
@@ -230,7 +232,14 @@ impl Client {
     }
 
     /// Everything that stands in the way of an upgrade, and what it would mean.
-    pub(crate) async fn look(&self, from: &EngineSpec, to: &EngineSpec, paths: &Paths) -> Result<Seen, Error> {
+    /// `root` is the target's engine root, where its image is here.
+    pub(crate) async fn look(
+        &self,
+        from: &EngineSpec,
+        to: &EngineSpec,
+        paths: &Paths,
+        root: Option<&Path>,
+    ) -> Result<Seen, Error> {
         match self {
             Self::Redis(client) => {
                 let facts = client.facts(from, paths).await?;
@@ -248,7 +257,7 @@ impl Client {
                 })
             }
             Self::Sql(client) => Ok(Seen {
-                findings: client.look().await?,
+                findings: client.look(from, to, paths, root).await?,
                 data_bytes: 0,
                 while_serving: "dirty pages are written, so that the stop is short".to_owned(),
             }),

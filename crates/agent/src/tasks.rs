@@ -1,10 +1,10 @@
 //! The tasks that run beside the engine: fetching images, and looking. None of them changes what serves.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coffer_core::finding::{Cause, refuses};
+use coffer_core::finding::{Cause, Finding, refuses};
 use coffer_core::id::Digest;
 use coffer_core::spec::{EngineSpec, ImageWanted};
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
@@ -79,11 +79,16 @@ impl Sight {
             return Err(Cause::new("the instance does not run an engine yet", ""));
         };
         let client = Client::connect(from, &self.paths, &self.secrets).await.map_err(cause)?;
-        let seen = client.look(from, to, &self.paths).await.map_err(cause)?;
+        let root = self.root(to).await;
+        let seen = client.look(from, to, &self.paths, root.as_deref().ok()).await.map_err(cause)?;
         learned.preview = Some(self.preview(from, to, &seen)?);
         learned.findings = seen.findings;
-        if try_target && let Err(why) = self.try_target(to).await {
-            learned.findings.push(why);
+        if try_target {
+            let tried = match root {
+                Ok(root) => self.try_target(to, &root).await,
+                Err(why) => Err(why),
+            };
+            learned.findings.extend(tried.err());
         }
         if refuses(&learned.findings) {
             let errors: Vec<_> = learned
@@ -100,9 +105,8 @@ impl Sight {
         Ok(())
     }
 
-    /// Asks the target binary itself. Where its image is not here yet, the upgrade will ask after it was fetched.
-    async fn try_target(&self, to: &EngineSpec) -> Result<(), coffer_core::finding::Finding> {
-        use coffer_core::finding::Finding;
+    /// The target's engine root. Where its image is not here yet, the upgrade will look again after it was fetched.
+    async fn root(&self, to: &EngineSpec) -> Result<PathBuf, Finding> {
         let root = match find(&self.images, &to.image) {
             Ok(Some(image)) => self.images.ensure_root(&image.digest).await,
             Ok(None) => {
@@ -115,18 +119,14 @@ impl Sight {
             }
             Err(cause) => return Err(Finding::error("image.digest", to.label(), cause.message, cause.hint)),
         };
-        let refused = |message: String| {
-            Finding::error(
-                "target.refuses",
-                to.label(),
-                message,
-                "change the setting that it names, or choose another version",
-            )
-        };
-        let root = root.map_err(|e| refused(coffer_image::in_full(&e)))?;
-        driver::try_target(to, Site { root: &root, paths: &self.paths, secrets: &self.secrets, user: self.user })
+        root.map_err(|e| refused(to, coffer_image::in_full(&e)))
+    }
+
+    /// Asks the target binary itself.
+    async fn try_target(&self, to: &EngineSpec, root: &Path) -> Result<(), Finding> {
+        driver::try_target(to, Site { root, paths: &self.paths, secrets: &self.secrets, user: self.user })
             .await
-            .map_err(|e| refused(format!("it does not start on its configuration: {}", cause(e).message)))
+            .map_err(|e| refused(to, format!("it does not start on its configuration: {}", cause(e).message)))
     }
 
     fn preview(&self, from: &EngineSpec, to: &EngineSpec, seen: &Seen) -> Result<Preview, Cause> {
@@ -154,6 +154,11 @@ impl Sight {
         }
         Ok(())
     }
+}
+
+/// The target binary cannot be started as it would be.
+fn refused(to: &EngineSpec, message: String) -> Finding {
+    Finding::error("target.refuses", to.label(), message, "change the setting that it names, or choose another version")
 }
 
 /// How much data there is.

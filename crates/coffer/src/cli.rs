@@ -176,6 +176,19 @@ pub(crate) enum Instance {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Find everything that speaks against an upgrade, and change nothing. May be run at any time.
+    ///
+    /// Fetches the image of the version where it is not there yet, looks at the engine while it serves, and tries the target. Exit code 0: nothing
+    /// blocks the upgrade; 3: it would be refused, for the errors among the findings.
+    #[command(
+        after_help = "Examples:\n  coffer instance check redis_test 8.0.2\n  coffer instance check redis_test 8.0.2 -o json"
+    )]
+    Check {
+        /// The instance's id or name.
+        instance: String,
+        /// The version's name or id, or DATASTORE/VERSION to cross over to another datastore.
+        version: String,
+    },
     Upgrade(Upgrade),
     /// List what was done to an instance, or is being done: every step with its times, the gap, the findings.
     #[command(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::Error;
+use super::{Error, Paths};
 use crate::sandbox::User;
 
 /// How an engine changes a file.
@@ -68,6 +68,20 @@ fn collect(dir: &Path, below: &Path, kinds: Kinds, found: &mut Vec<File>) -> io:
         }
     }
     Ok(())
+}
+
+/// Files of data and configuration of which the owner is not that of the data directory, which is the engine: `data/x`.
+pub(crate) fn foreign_files(paths: &Paths, kinds: Kinds) -> io::Result<Vec<String>> {
+    let owner = fs_err::metadata(&paths.data)?.uid();
+    let mut foreign = Vec::new();
+    for (name, dir) in [("data", &paths.data), ("conf", &paths.conf)] {
+        for file in list(dir, kinds)? {
+            if file.owner != owner {
+                foreign.push(Path::new(name).join(&file.path).display().to_string());
+            }
+        }
+    }
+    Ok(foreign)
 }
 
 /// Never through a symbolic link: the directory is the engine's.

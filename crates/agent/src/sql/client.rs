@@ -82,14 +82,6 @@ impl Client {
         said.split('-').next().and_then(|v| v.parse().ok()).ok_or(Error::Misunderstood { command: "VERSION()" })
     }
 
-    /// What stands in the way of a stop for an upgrade.
-    pub(crate) async fn look(&self) -> Result<Vec<Finding>, Error> {
-        let undecided = self.undecided().await?;
-        let finding =
-            |message| Finding::error("xa.prepared", "engine", message, "XA COMMIT or XA ROLLBACK each of them");
-        Ok(undecided.map(finding).into_iter().collect())
-    }
-
     /// The transactions that are prepared and not decided, in a sentence, if there are any.
     pub(crate) async fn undecided(&self) -> Result<Option<String>, Error> {
         let prepared = self.rows("XA RECOVER", "XA RECOVER").await?.len();

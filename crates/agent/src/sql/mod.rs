@@ -23,6 +23,8 @@ mod launch;
 mod live;
 mod read;
 mod section;
+mod survey;
+mod tables;
 mod trial;
 mod visitor;
 

@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 
 use coffer_core::engine::Policy;
-use coffer_core::finding::Severity;
 use coffer_wire::trove::instance::{Instance, InstanceBody};
-use coffer_wire::trove::operation::{Operation, PlanBody};
+use coffer_wire::trove::operation::{Operation, PlanBody, UpgradePlan};
 use coffer_wire::trove::request::{DatastoreChoice, InstanceChange, NewInstance, NewVolume, UpgradePreview};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Session, plan, print};
+use super::{Session, check, plan, print};
 use crate::cli::{Create, Instance as Command, Upgrade, Wait};
 use crate::failure::{Failure, Kind};
 use crate::find;
@@ -23,6 +22,7 @@ pub(crate) async fn run(session: Session, command: Command) -> Result<(), Failur
         Command::List => list(&session).await,
         Command::Show { instance } => show(&session, &instance).await,
         Command::Create(create) => self::create(session, create).await,
+        Command::Check { instance, version } => check(&session, &instance, &version).await,
         Command::Upgrade(upgrade) => self::upgrade(session, upgrade).await,
         Command::Operations { instance, wait } => operations(session, &instance, wait).await,
         Command::Restart { instance, wait } => {
@@ -166,16 +166,39 @@ fn policy(upgrade: &Upgrade) -> Option<Policy> {
 }
 
 async fn preview(session: &Session, instance: &Instance, upgrade: Upgrade) -> Result<(), Failure> {
+    let plan = planned(session, instance, &upgrade.version, policy(&upgrade)).await?;
+    print(session.format, &plan, || plan::render(&instance.name, &plan))?;
+    judged(instance, &upgrade.version, &plan)
+}
+
+async fn check(session: &Session, instance: &str, version: &str) -> Result<(), Failure> {
+    let instance = find::instance_named(&session.trove, instance).await?;
+    let plan = planned(session, &instance, version, None).await?;
+    print(session.format, &plan.findings, || check::render(&instance.name, version, &plan))?;
+    judged(&instance, version, &plan)
+}
+
+/// What an upgrade would do and what speaks against it, without doing it.
+async fn planned(
+    session: &Session,
+    instance: &Instance,
+    version: &str,
+    defaults: Option<Policy>,
+) -> Result<UpgradePlan, Failure> {
     let path = format!("/instances/{}/upgrade-preview", instance.id);
-    let body = json!({"upgrade": UpgradePreview { defaults: policy(&upgrade), datastore_version: upgrade.version }});
+    let body = json!({"upgrade": UpgradePreview { defaults, datastore_version: version.to_owned() }});
     let asked = session.trove.post(&path, &body).await;
     let PlanBody { plan } = asked.map_err(|failure| failure.or_hint(&choices(Some(&instance.datastore.datastore))))?;
-    print(session.format, &plan, || plan::render(&instance.name, &plan))?;
-    if plan.findings.iter().any(|finding| finding.severity == Severity::Error) {
+    Ok(plan)
+}
+
+/// A failure where the upgrade would be refused.
+fn judged(instance: &Instance, version: &str, plan: &UpgradePlan) -> Result<(), Failure> {
+    if check::blocks(plan) {
         return Err(Failure::new(
             Kind::Refused,
             "this upgrade would be refused, for the errors among the findings",
-            "do what the findings say, then try again",
+            format!("do what they say, then: coffer instance check {} {version}", instance.name),
         ));
     }
     Ok(())

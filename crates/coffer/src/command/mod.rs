@@ -1,6 +1,7 @@
 //! The commands. Each asks the server or the image store, and prints one answer.
 
 pub(crate) mod agent;
+pub(crate) mod check;
 pub(crate) mod configuration;
 pub(crate) mod doctor;
 pub(crate) mod engine;

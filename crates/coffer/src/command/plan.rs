@@ -58,7 +58,8 @@ fn severity(severity: Severity) -> &'static str {
     }
 }
 
-fn label(version: &PlanVersion) -> String {
+/// How a version is named.
+pub(crate) fn label(version: &PlanVersion) -> String {
     format!("{} {}", version.datastore, version.name)
 }
 

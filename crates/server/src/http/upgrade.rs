@@ -29,7 +29,8 @@ struct PreviewBody {
     upgrade: request::UpgradePreview,
 }
 
-/// What an upgrade would do. Takes as long as fetching the image and checking everything take.
+/// What an upgrade would do, and everything that speaks against it. Changes nothing but that the image is fetched, and takes as long as that and
+/// all checks take.
 #[utoipa::path(post, path = "/v1.0/{project}/instances/{id}/upgrade-preview", tag = "instances",
     request_body = PreviewBody, responses((status = 200, body = PlanBody)))]
 async fn preview(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>, Json(body): Json) -> Answer {

@@ -95,9 +95,14 @@ pub fn max_connections(spec: &EngineSpec) -> u64 {
 /// Whether the event scheduler runs once clients are let in.
 pub fn runs_events(spec: &EngineSpec) -> bool {
     match spec.settings.get("event_scheduler") {
-        Some(value) => ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str()),
+        Some(value) => is_on(value),
         None => Dialect::of(spec).runs_events_by_default(),
     }
+}
+
+/// Whether a value of a switch turns it on.
+pub fn is_on(value: &str) -> bool {
+    ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str())
 }
 
 /// The whole of `my.cnf`.
