@@ -1,11 +1,13 @@
 //! What Coffer knows of MariaDB and MySQL: pure decisions about values that an agent gathers and acts on.
 //!
 //! [`path`] says which upgrades work, [`parameters`] and [`settings`] what becomes of configuration, [`config`] renders the files
-//! and says who may what, [`proof`] whether all is there afterwards.
+//! and says who may what, [`accounts`] which databases and accounts tenants may have, [`quoting`] writes statements, [`proof`] whether all is there afterwards.
 
+pub mod accounts;
 pub mod config;
 pub mod parameters;
 pub mod path;
 pub mod proof;
+pub mod quoting;
 mod rules;
 pub mod settings;
