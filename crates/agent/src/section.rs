@@ -526,6 +526,6 @@ fn note_end(sup: &mut Supervisor, end: StepEnd, detail: String) {
 pub(crate) fn of(order: &Order) -> Option<&Section> {
     match &order.task {
         Task::Section(section) => Some(section),
-        Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } => None,
+        Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => None,
     }
 }

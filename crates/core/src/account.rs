@@ -158,16 +158,23 @@ pub struct User {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// `more`: there are others after these.
-    Databases { names: Vec<String>, more: bool },
-    Users { users: Vec<User>, more: bool },
+    Databases {
+        names: Vec<String>,
+        more: bool,
+    },
+    Users {
+        users: Vec<User>,
+        more: bool,
+    },
     User(User),
-    Root { enabled: bool },
+    Root {
+        enabled: bool,
+    },
     Changed,
-    /// Nothing was touched.
     Refused(Refusal),
 }
 
-/// Why nothing was done.
+/// Why it was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
@@ -176,6 +183,22 @@ pub enum Refusal {
     UserExists(String),
     UserAbsent(String),
     RootDisabled,
+    /// The engine did not take it, with its reason. What came before in the same request may have been done.
+    ByEngine(String),
+}
+
+/// In Trove's words.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DatabaseExists(name) => write!(f, "A database with the name \"{name}\" already exists."),
+            Self::DatabaseAbsent(name) => write!(f, "Database {name} cannot be found on the instance."),
+            Self::UserExists(name) => write!(f, "A user with the name \"{name}\" already exists."),
+            Self::UserAbsent(name) => write!(f, "User {name} cannot be found on the instance."),
+            Self::ByEngine(reason) => write!(f, "The engine refused it: {reason}."),
+            Self::RootDisabled => f.write_str("Root user has never been enabled on the instance."),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -184,7 +207,8 @@ mod tests {
 
     #[test]
     fn an_account_is_read_as_troves_paths_have_it() {
-        let check = |text: &str, name: &str, host: &str| assert_eq!(Account::parse(text), Account::new(name, Some(host)));
+        let check =
+            |text: &str, name: &str, host: &str| assert_eq!(Account::parse(text), Account::new(name, Some(host)));
         check("ann", "ann", "%");
         check("ann@10.0.0.%", "ann", "10.0.0.%");
         check("ann@b@::1", "ann@b", "::1");

@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use coffer_core::account::Request;
 use coffer_core::operation::{ATTEMPTS, Event, Phase, Plan};
 use coffer_core::plan::{self, Planned, Refusal, Step};
 use coffer_testkit::driver::{self, Halt, Journal};
@@ -39,13 +40,26 @@ impl Story {
         Self { name, plan, world, old, new: done.picture() }
     }
 
-    fn all() -> [Self; 5] {
-        [Self::create(), Self::upgrade(), Self::same_version(), Self::restart(), Self::delete()]
+    fn all() -> [Self; 6] {
+        [
+            Self::create(),
+            Self::create_with_accounts(),
+            Self::upgrade(),
+            Self::same_version(),
+            Self::restart(),
+            Self::delete(),
+        ]
     }
 
     fn create() -> Self {
         let fixture = Fixture::unbuilt();
         Self::new("create", &fixture, plan::plan_create(&fixture.snapshot()))
+    }
+
+    fn create_with_accounts() -> Self {
+        let fixture = Fixture::unbuilt();
+        let nothing = Request::Make { databases: Vec::new(), users: Vec::new(), again: true };
+        Self::new("create with accounts", &fixture, plan::plan_create_with(&fixture.snapshot(), nothing))
     }
 
     fn upgrade() -> Self {

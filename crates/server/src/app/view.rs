@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use coffer_core::account::{NewDatabase, NewUser};
 use coffer_core::datastore::{Datastore, Number, Version};
 use coffer_core::engine::SettingsChange;
 use coffer_core::finding::Finding;
@@ -72,6 +73,9 @@ pub struct NewInstance {
     /// Name or id of a version; the datastore's default when it is not given.
     pub version: Option<String>,
     pub settings: Settings,
+    /// The first databases and users, if the datastore has such.
+    pub databases: Vec<NewDatabase>,
+    pub users: Vec<NewUser>,
 }
 
 /// An instance that is being built, and the password that is shown this once.

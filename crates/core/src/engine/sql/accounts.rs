@@ -1,7 +1,9 @@
 //! Which databases and accounts tenants may have, and what root is.
 
-use super::config::{SYSTEM_DATABASES, is_internal};
-use crate::account::{Account, NewDatabase};
+use std::collections::BTreeSet;
+
+use super::config::{SYSTEM_DATABASES, TENANT, is_internal};
+use crate::account::{Account, NewDatabase, NewUser, Password, Refusal, Request};
 
 /// The account that a tenant may have enabled. It has what the first account has, and may read the binary log: everything
 /// on all databases but the engine's own, and nothing by which it could get at those, at Coffer's accounts, or past the gate:
@@ -82,7 +84,10 @@ pub fn check_account(account: &Account) -> Result<(), String> {
     }
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'%');
     if !(1..=HOST_LENGTH).contains(&host.len()) || !host.bytes().all(plain) {
-        return Err(format!("Host {} is not valid: it is an address, or a pattern of addresses such as 10.0.%.", shown(host)));
+        return Err(format!(
+            "Host {} is not valid: it is an address, or a pattern of addresses such as 10.0.%.",
+            shown(host)
+        ));
     }
     Ok(())
 }
@@ -93,11 +98,82 @@ pub fn check_password(password: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err("A password has 1 to 255 characters, and no control characters.".to_owned()) }
 }
 
+/// Why a request asks for something that a tenant may not have, whatever is there. Looking is always allowed: what a tenant
+/// may not have is not found.
+pub fn check(request: &Request) -> Result<(), String> {
+    let secret = |password: &Password| match password {
+        Password::Clear(text) => check_password(text),
+        Password::Sealed(_) | Password::Forgotten => Ok(()),
+    };
+    match request {
+        Request::Databases(_) | Request::Users(_) | Request::User { .. } | Request::Root | Request::DisableRoot => {
+            Ok(())
+        }
+        Request::Make { databases, users, .. } => {
+            for database in databases {
+                check_new_database(database).map_err(|why| format!("Database create error: {why}"))?;
+            }
+            check_differ("databases", "name", databases.iter().map(|database| &database.name))?;
+            for NewUser { account, password, databases } in users {
+                check_account(account).map_err(|why| format!("User create error: {why}"))?;
+                secret(password)?;
+                databases.iter().try_for_each(|name| check_database(name))?;
+            }
+            check_differ("users", "name and host", users.iter().map(|user| &user.account))
+        }
+        Request::DropDatabase { name } => check_database(name),
+        Request::Change { users } => {
+            for change in users {
+                check_account(&change.account)?;
+                change.becomes.as_ref().map_or(Ok(()), check_account)?;
+                change.password.as_ref().map_or(Ok(()), secret)?;
+            }
+            check_differ("users", "name and host", users.iter().map(|user| &user.account))
+        }
+        Request::DropUser { account } => check_account(account),
+        Request::Grant { account, databases } => {
+            check_account(account)?;
+            databases.iter().try_for_each(|name| check_database(name))
+        }
+        Request::Revoke { account, database } => check_account(account).and_then(|()| check_database(database)),
+        Request::EnableRoot { password } => secret(password),
+    }
+}
+
+/// Why these cannot be the first databases and users of an instance, of which nothing is there yet but its first account.
+pub fn check_first(request: &Request) -> Result<(), String> {
+    check(request)?;
+    let Request::Make { databases, users, .. } = request else { return Ok(()) };
+    for NewUser { account, databases: wanted, .. } in users {
+        if *account == Account::new(TENANT, None) {
+            return Err(Refusal::UserExists(TENANT.to_owned()).to_string());
+        }
+        if let Some(absent) = wanted.iter().find(|wanted| databases.iter().all(|made| made.name != **wanted)) {
+            return Err(format!(
+                "The request indicates that user {} should have access to database {absent}, but database {absent} is not \
+                 included in the initial databases list.",
+                account.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_differ<T: Ord>(what: &str, same: &str, mut things: impl Iterator<Item = T>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    if things.all(|thing| seen.insert(thing)) {
+        return Ok(());
+    }
+    Err(format!(
+        "Two or more {what} share the same {same} in the initial {what} list. Please correct the names or remove the \
+         duplicate entries."
+    ))
+}
+
 /// Engines store names in at most three bytes a character.
 fn is_name(name: &str, most: usize) -> bool {
-    let forbidden = |c: char| {
-        c.is_control() || u32::from(c) > 0xffff || matches!(c, '\'' | '"' | '`' | ';' | ',' | '/' | '\\')
-    };
+    let forbidden =
+        |c: char| c.is_control() || u32::from(c) > 0xffff || matches!(c, '\'' | '"' | '`' | ';' | ',' | '/' | '\\');
     (1..=most).contains(&name.chars().count()) && !name.chars().any(forbidden) && name.trim() == name
 }
 
@@ -118,8 +194,8 @@ fn list(names: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{check_account, check_database, check_new_database, check_password};
-    use crate::account::{Account, NewDatabase};
+    use super::{check_account, check_database, check_first, check_new_database, check_password};
+    use crate::account::{Account, NewDatabase, NewUser, Password, Request};
 
     #[test]
     fn names_are_refused_before_an_engine_sees_them() {
@@ -128,7 +204,8 @@ mod tests {
             assert_eq!(check_database(good), Ok(()), "{good}");
         }
         let too_long = "d".repeat(65);
-        for bad in ["", " a", "a ", "a`b", "a'b", "a\"b", "a;b", "a,b", "a/b", "a\\b", "a\nb", "a\u{1f600}", &too_long] {
+        for bad in ["", " a", "a ", "a`b", "a'b", "a\"b", "a;b", "a,b", "a/b", "a\\b", "a\nb", "a\u{1f600}", &too_long]
+        {
             assert!(check_database(bad).is_err_and(|why| why.contains("is not valid")), "{bad}");
         }
         for reserved in ["mysql", "sys", "information_schema", "PERFORMANCE_SCHEMA"] {
@@ -162,6 +239,27 @@ mod tests {
         for (set, collate) in [(Some("utf9"), None), (Some("utf8mb4"), Some("latin1_bin")), (None, Some("x`y"))] {
             assert!(check(set, collate).is_err(), "{set:?} {collate:?}");
         }
+    }
+
+    #[test]
+    fn the_first_users_have_only_what_is_made_with_them() {
+        let database = |name: &str| NewDatabase { name: name.to_owned(), character_set: None, collate: None };
+        let user = |name: &str, on: &str| NewUser {
+            account: Account::new(name, None),
+            password: Password::Clear("p".to_owned()),
+            databases: vec![on.to_owned()],
+        };
+        let check = |databases: &[&str], users: Vec<NewUser>| {
+            let databases = databases.iter().map(|name| database(name)).collect();
+            check_first(&Request::Make { databases, users, again: true }).err().unwrap_or_default()
+        };
+        assert_eq!(check(&["shop"], vec![user("ann", "shop"), user("eve", "shop")]), "");
+        assert!(check(&["shop"], vec![user("ann", "other")]).contains("is not included in the initial databases list"));
+        assert!(check(&["shop", "shop"], vec![]).contains("Two or more databases share the same name"));
+        assert!(check(&["shop"], vec![user("ann", "shop"), user("ann", "shop")]).contains("Two or more users share"));
+        assert!(check(&["shop"], vec![user("admin", "shop")]).contains("already exists"));
+        let reserved = "User create error: User name \"root\" is on the reserved list: ['coffer', ";
+        assert!(check(&["shop"], vec![user("root", "shop")]).starts_with(reserved));
     }
 
     #[test]

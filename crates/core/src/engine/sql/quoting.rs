@@ -67,7 +67,7 @@ impl Sql {
     /// `NO_BACKSLASH_ESCAPES` and not `ANSI_QUOTES`.
     #[must_use]
     pub fn text(mut self, text: &str) -> Self {
-        self.0 += &format!("'{}'", text.replace('\'', "''"));
+        self.0.extend(["'", &text.replace('\'', "''"), "'"]);
         self
     }
 
