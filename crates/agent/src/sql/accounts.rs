@@ -3,7 +3,7 @@
 //! What is refused was looked for before anything was touched. A statement is written by [`Sql`] alone.
 
 use coffer_core::account::{Account, Answer, NewDatabase, NewUser, Part, Password, Refusal, Request, User, UserChange};
-use coffer_core::engine::sql::accounts::{RESERVED_USERS, ROOT, ROOT_GLOBAL, ROOT_ON_DATABASES};
+use coffer_core::engine::sql::accounts::{RESERVED_USERS, ROOT, ROOT_GLOBAL, ROOT_ON_DATABASES, check_account};
 use coffer_core::engine::sql::config::SYSTEM_DATABASES;
 use coffer_core::engine::sql::quoting::{Sql, exactly};
 use sha1::{Digest as _, Sha1};
@@ -68,7 +68,8 @@ impl Client {
     }
 
     async fn user(&self, account: &Account) -> Result<Answer, Error> {
-        if !self.has_user(account).await? {
+        // What is not a tenant's is not shown.
+        if check_account(account).is_err() || !self.has_user(account).await? {
             return Ok(Answer::Refused(absent(account)));
         }
         Ok(Answer::User(User { account: account.clone(), databases: self.granted(account).await? }))

@@ -32,6 +32,7 @@ pub struct DatabaseName {
 
 /// `{"users": [...]}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DatabaseUsersBody)]
 pub struct UsersBody {
     pub users: Vec<User>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -40,12 +41,14 @@ pub struct UsersBody {
 
 /// `{"user": ...}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DatabaseUserBody)]
 pub struct UserBody {
     pub user: User,
 }
 
 /// An account with the databases on which it has something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DatabaseUser)]
 pub struct User {
     pub name: String,
     pub host: String,
