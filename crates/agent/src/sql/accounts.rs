@@ -78,8 +78,10 @@ impl Client {
     /// The tenant's databases on which an account has something.
     async fn granted(&self, account: &Account) -> Result<Vec<String>, Error> {
         let sql = Sql::new(GRANTED).value(&account.name).words(" AND CAST(d.host AS BINARY) = ").value(&account.host);
-        let rows = self.listed("the list of grants", tenants_own(sql).words(" ORDER BY 1")).await?;
-        Ok(rows.iter().map(|row| text(row, 0)).collect())
+        let rows = self.listed("the list of grants", tenants_own(sql)).await?;
+        let mut names: Vec<_> = rows.iter().map(|row| text(row, 0)).collect();
+        names.sort();
+        Ok(names)
     }
 
     async fn make(&self, databases: &[NewDatabase], users: &[NewUser], again: bool) -> Result<Option<Refusal>, Error> {

@@ -19,7 +19,7 @@ use crate::failure::{Failure, Kind};
 use crate::find;
 use crate::table::{self, Format, List, Record};
 
-/// How many characters of which a password is made: 190 bits.
+/// The characters of a password that is made here: 192 bits.
 const PASSWORD_LENGTH: usize = 32;
 
 /// Runs one of the commands for databases.
