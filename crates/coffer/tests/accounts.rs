@@ -191,12 +191,12 @@ fn the_openstack_client_does_all_of_it_too() {
     assert!(login(&instance, "zoe", "second").is_err());
     run("database db delete m a_b").ok();
 
-    assert_eq!(list("database root show m")["is_root_enabled"], "False");
+    assert_eq!(list("database root show m")["is_root_enabled"], false);
     let root = list("database root enable m");
     login(&instance, "root", &text(&root["password"])).unwrap().run("SELECT COUNT(*) FROM shop.t");
     let root = list("database root enable m --root_password swordfish");
     assert_eq!((&root["name"], &root["password"]), (&json!("root"), &json!("swordfish")));
-    assert_eq!(list("database root show m")["is_root_enabled"], "True");
+    assert_eq!(list("database root show m")["is_root_enabled"], true);
     run("database root disable m").ok();
     assert!(login(&instance, "root", "swordfish").is_err());
     world.coffer(["instance", "delete", "m", "--wait"]).ok();

@@ -147,7 +147,7 @@ async fn a_reader_looks_and_changes_nothing() {
             }
         }
     }
-    assert_eq!(state(&world, &id).await, "mine");
+    assert_eq!(state(&world, &redis).await, "mine");
     world.stop().await;
 }
 

@@ -134,16 +134,16 @@ async fn passwords_of_a_creation_are_nowhere_in_the_store() {
     let world = World::start().await;
     let create = |users: Value| {
         json!({"instance": {"name": "m", "flavorRef": 1, "volume": {"size": 1},
-            "datastore": {"type": "mariadb", "version": "10.11.19"}, "databases": [{"name": "shop"}], "users": users}})
+            "datastore": {"type": "mariadb", "version": "10.11.19"}, "databases": [{"name": "stock"}], "users": users}})
     };
-    let nowhere = json!([{"name": "ann", "password": "swordfish", "databases": [{"name": "other"}]}]);
+    let nowhere = json!([{"name": "eve", "password": "swordfish", "databases": [{"name": "other"}]}]);
     let refused = world.demo.post("/instances", &create(nowhere)).await;
     refused.assert_fault(400, "badRequest");
     assert!(refused.message().contains("is not included in the initial databases list."), "{}", refused.text);
     assert_eq!(world.demo.get("/instances").await.json(), json!({"instances": []}));
 
     world.hold(true);
-    let users = json!([{"name": "ann", "password": "swordfish", "databases": [{"name": "shop"}]}]);
+    let users = json!([{"name": "eve", "password": "swordfish", "databases": [{"name": "stock"}]}]);
     let created = world.demo.post("/instances", &create(users)).await;
     assert_eq!(created.code, 200, "{}", created.text);
     assert!(!created.text.contains("swordfish"));

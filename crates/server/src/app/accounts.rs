@@ -13,8 +13,8 @@ use super::preview::silent;
 use super::{App, Error, needs_write};
 use crate::caller::Caller;
 
-/// How long somebody is kept waiting for an agent. What it does takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long somebody is kept waiting for an agent. Most of it takes milliseconds; a large database is not removed at once.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl App {
     /// Asks the agent about databases and accounts. Refused, before anything is touched, where the instance has none, is
