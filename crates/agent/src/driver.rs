@@ -1,6 +1,6 @@
 //! The seam between the agent and the engines: what a section asks of whatever runs, passed on to the driver of its family.
 //!
-//! [`redis`] speaks with Redis and Valkey, [`sql`] with MariaDB. What one of them has no need of does nothing here.
+//! [`redis`] speaks with Redis and Valkey, [`sql`] with MariaDB and MySQL. What one of them has no need of does nothing here.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use coffer_core::account;
 use coffer_core::datastore::Datastore;
 use coffer_core::engine::redis::checks;
 use coffer_core::engine::redis::config::Persistence;
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::proof::Holdings;
-use coffer_core::finding::{Cause, Finding};
+use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 
-use crate::engine::cause;
-use crate::redis::{self, Error, Exposure, Paths, Port, Probe, Secrets};
-use crate::sandbox::{Launch, Process, User};
-use crate::sql;
+use crate::sandbox::{CgroupLimits, Launch, Process};
+use crate::site::{Error, Exposure, Kind, Kinds, Paths, Port, Probe, Secrets, Site};
+use crate::{redis, sql};
 
 /// A connection to the engine, as the agent's own user.
 #[derive(Clone)]
@@ -120,9 +120,7 @@ impl Fingerprint {
                 let keys: u64 = held.databases.values().map(|count| count.keys).sum();
                 format!("{keys} keys in {} databases, {} compared in whole", held.databases.len(), held.sample.len())
             }
-            Self::Sql(held) => {
-                format!("{} objects, rows of {} tables among them", held.objects.len(), held.sampled)
-            }
+            Self::Sql(held) => held.summary(),
         }
     }
 }
@@ -142,50 +140,29 @@ pub(crate) fn greets(spec: &EngineSpec) -> bool {
 }
 
 /// Writes the configuration, and makes the data where there is none.
-pub(crate) async fn prepare_files(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-) -> Result<(), Error> {
+pub(crate) async fn prepare_files(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
     if is_sql(spec) {
-        sql::write_config(spec, paths, user)?;
-        sql::ensure_data(spec, root, paths, secrets, user).await
+        sql::write_config(spec, site)?;
+        sql::ensure_data(spec, site).await
     } else {
-        redis::write_config(spec, paths, secrets, user)
+        redis::write_config(spec, site)
     }
 }
 
 /// What starts this engine on what is on disk.
-pub(crate) fn launch(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    user: User,
-    exposure: Exposure,
-    port: Port,
-) -> Result<Launch, Error> {
-    if is_sql(spec) {
-        Ok(sql::launch(spec, root, paths, user, port))
-    } else {
-        redis::launch(spec, root, paths, user, exposure, port)
-    }
+pub(crate) fn launch(spec: &EngineSpec, site: Site<'_>, exposure: Exposure, port: Port) -> Result<Launch, Error> {
+    if is_sql(spec) { Ok(sql::launch(spec, site, port)) } else { redis::launch(spec, site, exposure, port) }
+}
+
+/// How the engine changes its files, and which of them are its data.
+pub(crate) fn kinds(spec: &EngineSpec) -> Kinds {
+    // Of an engine of SQL any file may change anywhere, whatever its name.
+    if is_sql(spec) { |_| Some(Kind::Other) } else { redis::kind }
 }
 
 /// Asks the target binary whether it would start.
-pub(crate) async fn try_target(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-) -> Result<(), Error> {
-    if is_sql(spec) {
-        sql::try_target(spec, root, paths, secrets, user).await
-    } else {
-        redis::try_target(spec, root, paths, secrets, user).await
-    }
+pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    if is_sql(spec) { sql::try_target(spec, site).await } else { redis::try_target(spec, site).await }
 }
 
 /// Whether an engine that takes over from `from` has a step of its own to do before anybody may see it.
@@ -193,27 +170,35 @@ pub(crate) fn has_own_step(from: &EngineSpec, to: &EngineSpec) -> bool {
     is_sql(to) && from.number != to.number
 }
 
-/// The last that an engine writes into its log when it ends as it should; `None` where nothing depends on that.
-pub(crate) fn farewell(spec: &EngineSpec) -> Option<&'static str> {
-    is_sql(spec).then_some("Shutdown complete")
+/// Whether an engine whose log ends with this line has ended as it should. Of one for which nothing depends on that: yes.
+pub(crate) fn is_farewell(spec: &EngineSpec, last_line: &str) -> bool {
+    !is_sql(spec) || Dialect::of(spec).is_farewell(last_line)
+}
+
+/// Whether an engine works on its files where they are. Then the same engine holds the same with the same files, as far as it
+/// can be told at all; one that loads its files may load less than they hold.
+pub(crate) fn works_in_place(spec: &EngineSpec) -> bool {
+    is_sql(spec)
 }
 
 /// Begins to look as a client does.
 pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
     if is_sql(spec) {
-        Probe::visiting(spec, sql::Visitor { password: secrets.agent.clone() })
+        Probe::start(spec, sql::Visitor { password: secrets.agent.clone() })
     } else {
-        Probe::start(spec, spec.address, secrets)
+        redis::probe(spec, secrets)
     }
 }
 
-/// How long an engine needs from the stop to the proof beside what its data costs, in milliseconds on a small machine.
-pub(crate) fn stop_and_start_millis(from: &EngineSpec, to: &EngineSpec) -> u64 {
-    const SQL: u64 = 2_500;
+/// How long an engine with so many files needs from the stop to the proof beside what its data costs, in milliseconds on a small
+/// machine. An own step looks at each table.
+pub(crate) fn stop_and_start_millis(from: &EngineSpec, to: &EngineSpec, files: u64) -> u64 {
+    // Of MySQL, which needs three seconds to end whatever it has to do; MariaDB needs half of it.
+    const SQL: u64 = 5_000;
     const SQL_OWN_STEP: u64 = 12_000;
     const REDIS: u64 = 150;
     match (is_sql(to), has_own_step(from, to)) {
-        (true, true) => SQL + SQL_OWN_STEP,
+        (true, true) => SQL + SQL_OWN_STEP + files,
         (true, false) => SQL,
         (false, _) => REDIS * if opens_in_place(to) { 1 } else { 2 },
     }
@@ -227,7 +212,7 @@ pub(crate) fn load_bytes_a_second(spec: &EngineSpec) -> Option<u64> {
 impl Client {
     pub(crate) async fn connect(spec: &EngineSpec, paths: &Paths, secrets: &Secrets) -> Result<Self, Error> {
         if is_sql(spec) {
-            sql::Client::connect(paths).await.map(Self::Sql)
+            sql::Client::connect(Dialect::of(spec), paths).await.map(Self::Sql)
         } else {
             redis::Client::connect(spec, paths, secrets).await.map(Self::Redis)
         }
@@ -241,14 +226,21 @@ impl Client {
         silence: Duration,
     ) -> Result<Self, Error> {
         if is_sql(spec) {
-            sql::Client::ready(paths).await.map(Self::Sql)
+            sql::Client::ready(Dialect::of(spec), paths).await.map(Self::Sql)
         } else {
             redis::Client::ready(spec, paths, secrets, silence).await.map(Self::Redis)
         }
     }
 
     /// Everything that stands in the way of an upgrade, and what it would mean.
-    pub(crate) async fn look(&self, from: &EngineSpec, to: &EngineSpec, paths: &Paths) -> Result<Seen, Error> {
+    /// `root` is the target's engine root, where its image is here.
+    pub(crate) async fn look(
+        &self,
+        from: &EngineSpec,
+        to: &EngineSpec,
+        paths: &Paths,
+        root: Option<&Path>,
+    ) -> Result<Seen, Error> {
         match self {
             Self::Redis(client) => {
                 let facts = client.facts(from, paths).await?;
@@ -266,7 +258,7 @@ impl Client {
                 })
             }
             Self::Sql(client) => Ok(Seen {
-                findings: client.look().await?,
+                findings: client.look(from, to, paths, root).await?,
                 data_bytes: 0,
                 while_serving: "dirty pages are written, so that the stop is short".to_owned(),
             }),
@@ -321,6 +313,14 @@ impl Client {
         }
     }
 
+    /// Why no other version could take over what is there now that writes wait, if it could not.
+    pub(crate) async fn hindrance(&self) -> Result<Option<String>, Error> {
+        match self {
+            Self::Redis(_) => Ok(None),
+            Self::Sql(client) => client.undecided().await,
+        }
+    }
+
     /// Writes go on. Can be called again, and when they never waited.
     pub(crate) async fn unquiesce(&self, spec: &EngineSpec, measures: &Temporary) -> Result<(), Error> {
         match (self, measures) {
@@ -339,23 +339,31 @@ impl Client {
         }
     }
 
-    /// Whether the engine holds what `before` says. For an engine that was started closed.
-    pub(crate) async fn prove(
+    /// What the engine holds otherwise than `before` says, and how much was compared, in a sentence. For an engine that was
+    /// started closed.
+    pub(crate) async fn compare(
         &self,
-        spec: &EngineSpec,
         measures: &Temporary,
         before: &Fingerprint,
-    ) -> Result<Vec<Finding>, Error> {
+    ) -> Result<(Vec<Finding>, String), Error> {
         match (self, before) {
-            (Self::Redis(client), Fingerprint::Redis(before)) => client.prove(spec, before).await,
+            (Self::Redis(client), Fingerprint::Redis(held)) => Ok((client.compare(held).await?, before.summary())),
             (Self::Sql(client), Fingerprint::Sql(before)) => {
                 let measures = match measures {
                     Temporary::Sql(measures) => Some(measures),
                     Temporary::Redis(_) => None,
                 };
-                client.prove(spec, measures, before).await
+                client.compare(measures, before).await
             }
             _ => Err(mixed()),
+        }
+    }
+
+    /// The new engine's own step, with what it said.
+    pub(crate) async fn own_step(&self, site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
+        match self {
+            Self::Redis(_) => Ok(String::new()),
+            Self::Sql(client) => client.own_step(site, cgroup).await,
         }
     }
 
@@ -404,15 +412,4 @@ impl Client {
 /// No plan leads from one family to the other, so the journal is not of this engine.
 fn mixed() -> Error {
     Error::Misunderstood { command: "the agent's journal" }
-}
-
-/// The new engine's own step, with what it said.
-pub(crate) async fn own_step(
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-    cgroup: Option<crate::sandbox::CgroupLimits>,
-) -> Result<String, Cause> {
-    sql::upgrade(root, paths, secrets, user, cgroup).await.map_err(cause)
 }

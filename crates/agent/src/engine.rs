@@ -23,9 +23,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::driver::{self, Client};
 use crate::gate::{self, Gate};
-use crate::redis::{self, Exposure, Paths, Port, Secrets};
 use crate::sandbox::{self, Exit, Process, Step, User};
+use crate::site::{self, Error, Exposure, Paths, Port, Secrets, Site, last_line, last_words};
 use crate::state::is_full;
+use crate::tasks::Volume;
 use crate::{sql, tasks};
 
 /// What the engine says, in the agent's directory of the volume.
@@ -131,7 +132,7 @@ impl EngineHost {
 
     async fn launch(&mut self, spec: &EngineSpec, exposure: Exposure) -> Result<(), Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        driver::prepare_files(spec, &root, &self.paths, &self.secrets, self.user).await.map_err(cause)?;
+        driver::prepare_files(spec, self.site(&root)).await.map_err(cause)?;
         loop {
             let level = self.gate(spec)?.level();
             let port = match (level, exposure) {
@@ -139,7 +140,7 @@ impl EngineHost {
                 (Level::Shared, Exposure::Open) if !driver::opens_in_place(spec) => Port::AtStart,
                 (Level::Shared | Level::Own, _) => Port::Later,
             };
-            let mut launch = driver::launch(spec, &root, &self.paths, self.user, exposure, port).map_err(cause)?;
+            let mut launch = driver::launch(spec, self.site(&root), exposure, port).map_err(cause)?;
             launch.log = self.paths.agent.join(ENGINE_LOG);
             launch.lock = self.paths.agent.join(ENGINE_LOCK);
             launch.gated = level != Level::Own;
@@ -165,6 +166,11 @@ impl EngineHost {
         }
     }
 
+    /// Where engines of this root are at home.
+    fn site<'a>(&'a self, root: &'a Path) -> Site<'a> {
+        Site { root, paths: &self.paths, secrets: &self.secrets, user: self.user }
+    }
+
     fn limits(&self, spec: &EngineSpec) -> sandbox::CgroupLimits {
         sandbox::CgroupLimits {
             name: self.cgroup.clone(),
@@ -174,9 +180,22 @@ impl EngineHost {
     }
 
     /// The engine's own step after a change of its version, while nobody else can see it. Gives what it said at its end.
-    pub(crate) async fn own_step(&self, spec: &EngineSpec) -> Result<String, Cause> {
+    pub(crate) async fn own_step(&self, spec: &EngineSpec, client: &Client) -> Result<String, Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        driver::own_step(&root, &self.paths, &self.secrets, self.user, Some(self.limits(spec))).await
+        client.own_step(self.site(&root), Some(self.limits(spec))).await.map_err(cause)
+    }
+
+    /// Asks the engine's program whether it would start with this, beside the engine that runs.
+    pub(crate) async fn try_target(&self, spec: &EngineSpec) -> Result<(), Cause> {
+        let root = tasks::engine_root(&self.images, &spec.image).await?;
+        let tried = driver::try_target(spec, self.site(&root)).await;
+        tried.map_err(|error| {
+            let why = cause(error).message;
+            Cause::new(
+                format!("{} does not start with its new settings: {why}", spec.label()),
+                "change the setting that it names; nothing was stopped",
+            )
+        })
     }
 
     /// The gate, met when it is first needed. One that could not go far is tried anew with each engine.
@@ -251,14 +270,14 @@ impl EngineHost {
 
     /// Lets clients in, as far as that can be done while the engine runs.
     pub(crate) async fn open(&mut self, spec: &EngineSpec, client: &Client) -> Result<(), Cause> {
-        client.lift(spec).await.map_err(cause)?;
         let gate = self.gate(spec)?;
         let level = gate.level();
         gate.open().map_err(|e| gate_cause(&e))?;
         if level != Level::Steered && driver::opens_in_place(spec) && !client.listens().await.map_err(cause)? {
             client.listen(spec, true).await.map_err(cause)?;
         }
-        Ok(())
+        // Last, since what an engine does by itself is not to be undone any more.
+        client.lift(spec).await.map_err(cause)
     }
 
     /// Whether clients get in.
@@ -331,9 +350,9 @@ impl EngineHost {
     }
 
     /// Why an engine is not ready. Which socket does not answer, and how, is for the log.
-    fn unready(&self, spec: &EngineSpec, error: redis::Error) -> Cause {
+    fn unready(&self, spec: &EngineSpec, error: Error) -> Cause {
         match error {
-            redis::Error::Late { what, within, detail } => {
+            Error::Late { what, within, detail } => {
                 tracing::warn!(%detail, "engine is late");
                 let (label, seconds) = (spec.label(), within.as_secs());
                 let message =
@@ -353,7 +372,7 @@ impl EngineHost {
     pub(crate) async fn stop(&mut self, spec: &EngineSpec, client: Client) -> Result<(), Cause> {
         if let Some(process) = self.process() {
             client.stop(spec, process, STOP_LIMIT).await.map_err(|error| match error {
-                redis::Error::Ended { what, exit, .. } => {
+                Error::Ended { what, exit, .. } => {
                     let words = self.last_words();
                     Cause::new(
                         format!("{what} ended with {exit} instead of cleanly; its last words: {words}"),
@@ -364,12 +383,20 @@ impl EngineHost {
             })?;
         }
         self.process = None;
+        if !self.ended_cleanly(spec) {
+            // It was found running by this agent, so nobody told it how the end was.
+            let message = format!("{} ended without a clean stop; its last words: {}", spec.label(), self.last_words());
+            return Err(Cause::new(message, AGAIN_HINT));
+        }
         Ok(())
     }
 
     /// Whether the engine ends by itself, cleanly as far as anybody can know. One that was told to end hangs up before it is gone;
     /// one that answers was not.
     pub(crate) async fn is_ending(&mut self, spec: &EngineSpec) -> bool {
+        if self.process.is_none() {
+            return false;
+        }
         let answers = async {
             if !driver::greets(spec) {
                 return tokio::time::sleep(ENDING).await;
@@ -409,6 +436,12 @@ impl EngineHost {
         Ok(())
     }
 
+    /// How much data there is, as the engine's files have it.
+    pub(crate) fn volume(&self, spec: &EngineSpec) -> Result<Volume, Cause> {
+        let files = site::list(&self.paths.data, driver::kinds(spec)).map_err(|e| cause(e.into()))?;
+        Ok(Volume { bytes: files.iter().map(|f| f.size).sum(), files: files.len() as u64 })
+    }
+
     /// Bytes that data and pre-images take, a file with several names counted once.
     pub(crate) fn used_bytes(&self) -> u64 {
         let mut seen = HashSet::new();
@@ -417,12 +450,12 @@ impl EngineHost {
 
     /// The last lines that the engine wrote.
     pub(crate) fn last_words(&self) -> String {
-        redis::last_words(&self.paths.agent.join(ENGINE_LOG), self.log_from, &self.secrets)
+        last_words(&self.paths.agent.join(ENGINE_LOG), self.log_from, &self.secrets)
     }
 
     /// Whether the engine that ran last has said that it ended as it should, where engines say that.
     pub(crate) fn ended_cleanly(&self, spec: &EngineSpec) -> bool {
-        driver::farewell(spec).is_none_or(|words| self.last_words().contains(words))
+        driver::is_farewell(spec, &last_line(&self.paths.agent.join(ENGINE_LOG)))
     }
 
     /// Forgets the engine after its end was seen.
@@ -447,21 +480,19 @@ fn gate_cause(error: &gate::Error) -> Cause {
     )
 }
 
-/// An error of the redis driver as a cause. Its text says what to do where something can be done. Which file or socket it was
+/// An error of a driver as a cause. Its text says what to do where something can be done. Which file or socket it was
 /// is for the log: tenants read this, and where things are on the host is not their concern.
-pub(crate) fn cause(error: redis::Error) -> Cause {
+pub(crate) fn cause(error: Error) -> Cause {
     match error {
-        redis::Error::Unreachable { reason, .. } => {
-            Cause::new(format!("the engine cannot be reached: {reason}"), AGAIN_HINT)
-        }
-        redis::Error::Busy { reason } => Cause::new(
+        Error::Unreachable { reason, .. } => Cause::new(format!("the engine cannot be reached: {reason}"), AGAIN_HINT),
+        Error::Busy { reason } => Cause::new(
             format!("the engine is busy: {reason}"),
             "wait until that is over or end it (KILL and the number of the connection), then ask again",
         ),
-        redis::Error::Unsafe { reason } => {
+        Error::Unsafe { reason } => {
             Cause::new(format!("the engine cannot be stopped without a loss: {reason}"), "mend that, then ask again")
         }
-        redis::Error::Io(error) => {
+        Error::Io(error) => {
             tracing::error!(%error, "file of the volume");
             if is_full(&error) {
                 Cause::new("there is no room left on the disk of the volume", "make room on it, then ask again")

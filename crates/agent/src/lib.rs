@@ -3,7 +3,7 @@
 //!
 //! Read in this order: [`state`] (what it must not forget), `supervisor` (the loop), `engine` (starting and finding
 //! engines), `section` (the part that clients feel), `tasks` (the rest), `driver` (the seam between these and the engines),
-//! [`redis`] (how one talks to Redis and Valkey), `sql` (the same for MariaDB),
+//! [`site`] (what drivers share), [`redis`] (how one talks to Redis and Valkey), `sql` (the same for MariaDB),
 //! [`sandbox`] (how engines are kept apart), [`gate`] (who gets the connections), `link` (the control plane).
 //!
 //! Guarantees: the engine outlives the agent; one agent per volume; an agent that is killed at any moment is followed by
@@ -13,9 +13,11 @@ mod driver;
 mod engine;
 pub mod gate;
 mod link;
+mod live;
 pub mod redis;
 pub mod sandbox;
 mod section;
+pub mod site;
 mod sql;
 pub mod state;
 mod supervisor;

@@ -6,18 +6,17 @@
 
 use std::time::Duration;
 
-use coffer_core::finding::Cause;
-use coffer_core::id::OperationId;
+use coffer_core::finding::{Cause, Finding, Severity};
 use coffer_core::operation::{self, Event, Next, Phase};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::{Learned, Order, Outcome, StepEnd, StepRecord, Task, TaskResult};
+use coffer_core::task::{Learned, Order, Outcome, StepEnd, StepRecord, TaskResult};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::driver::{self, Client, Fingerprint, Settled, Temporary};
+use crate::driver::{self, Client, Settled, Temporary};
 use crate::engine::cause;
-use crate::redis::{self, Exposure, Paths, PreImage, Probe, Seen};
+use crate::site::{Error, Exposure, PreImage, Probe, Seen};
 use crate::state::{Durability, Journal, KeptPreimage};
 use crate::supervisor::Supervisor;
 use crate::tasks;
@@ -41,6 +40,7 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
         steps: Vec::new(),
         was_running: sup.host.process().is_some(),
         old_started: false,
+        old_proven: false,
         measures: Temporary::default(),
         fingerprint: None,
         quiesced_at: None,
@@ -202,7 +202,7 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             }
         }
         SectionStep::Keep => {
-            let bytes = blocking(&sup.host.paths, section.operation, PreImage::complete).await?;
+            let bytes = blocking(sup, &section, PreImage::complete).await?;
             Ok(format!("{bytes} bytes"))
         }
         SectionStep::Swap => {
@@ -213,11 +213,11 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             // One that an agent started before it was killed may be half open, or another version: it is begun anew.
             sup.host.kill().await?;
             sup.state.on_disk = Some(section.to.number);
-            let left = sup.host.holds_for();
+            let left = time_left(sup, &section)?;
             in_time(left, &section.to, start_new(sup, &section)).await
         }
         SectionStep::Prove => {
-            let left = sup.host.holds_for();
+            let left = time_left(sup, &section)?;
             in_time(left, &section.to, prove(sup, &section.to)).await
         }
         SectionStep::Open => {
@@ -241,11 +241,23 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
 
 /// The new engine, closed, with its own step done.
 async fn start_new(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
-    sup.host.start(&section.to, Exposure::Closed).await?;
+    let client = sup.host.start(&section.to, Exposure::Closed).await?;
     if driver::has_own_step(&section.from, &section.to) {
-        return sup.host.own_step(&section.to).await;
+        let began = Instant::now();
+        let said = sup.host.own_step(&section.to, &client).await?;
+        return Ok(format!("its own step took {} ms; its last words: {said}", began.elapsed().as_millis()));
     }
     Ok(String::new())
+}
+
+/// How much time there is for a step. Where connections cannot be made to wait, as much as if they could; none is set where the
+/// engine did not run before.
+fn time_left(sup: &Supervisor, section: &Section) -> Result<Option<Duration>, Cause> {
+    let was_running = sup.state.section.as_ref().is_some_and(|j| j.was_running);
+    match sup.host.holds_for() {
+        None if was_running => hold_limit(sup, section).map(Some),
+        left => Ok(left),
+    }
 }
 
 /// Does something while connections wait, and fails a little before they have waited for too long: the old engine is to be let
@@ -280,6 +292,10 @@ fn note_clients(sup: &mut Supervisor, seen: Option<Seen>, live: &Live) {
 }
 
 async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
+    // An upgrade was checked before; a restart with other settings is a matter of this section alone.
+    if section.from.number == section.to.number && section.from.settings != section.to.settings {
+        sup.host.try_target(&section.to).await?;
+    }
     if sup.host.process().is_none() {
         if section.plan.steps.contains(&SectionStep::Keep) {
             // It ended since the checks. What it holds has to be known before another version touches it.
@@ -301,7 +317,7 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
     let measures = measures(sup);
     client.prepare(&section.from, &measures).await.map_err(cause)?;
     if section.plan.steps.contains(&SectionStep::Keep) {
-        blocking(&sup.host.paths, section.operation, PreImage::copy_ahead).await?;
+        blocking(sup, section, PreImage::copy_ahead).await?;
     }
     Ok(String::new())
 }
@@ -317,7 +333,14 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     let client = sup.host.client(&section.from).await?;
     let drained = sup.host.hold(&section.from, &client, hold_limit(sup, section)?).await?;
     let began = Timestamp::now();
-    let quiesced = client.quiesce(&section.from, &measures(sup)).await.map_err(cause)?;
+    let asked = async {
+        let quiesced = client.quiesce(&section.from, &measures(sup)).await.map_err(cause)?;
+        match client.hindrance().await.map_err(cause)? {
+            Some(reason) if section.plan.steps.contains(&SectionStep::Keep) => Err(cause(Error::Unsafe { reason })),
+            _ => Ok(quiesced),
+        }
+    };
+    let quiesced = in_time(sup.host.holds_for(), &section.from, asked).await?;
     live.waiting = Some((client, quiesced.until));
     let mut detail = quiesced.fingerprint.summary();
     if !drained.is_empty() {
@@ -350,11 +373,15 @@ async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Resul
     }
 }
 
-/// How long connections may wait: as configured, or longer where so much data has to be loaded that it would not do.
+/// How long connections may wait: as configured, or longer where so much data has to be copied or loaded that it would not do.
 fn hold_limit(sup: &Supervisor, section: &Section) -> Result<Duration, Cause> {
-    let estimate = PreImage::estimate(&sup.host.paths).map_err(cause)?;
-    let expected =
-        Duration::from_millis(tasks::expected_gap_millis(&section.from, &section.to, &estimate, estimate.bytes));
+    let image = PreImage::of(&sup.host.paths, section.operation, driver::kinds(&section.from));
+    let copied = match section.plan.steps.contains(&SectionStep::Keep) && !image.is_complete() {
+        true => image.stale_bytes().map_err(cause)?,
+        false => 0,
+    };
+    let data = sup.host.volume(&section.from)?;
+    let expected = Duration::from_millis(tasks::expected_gap_millis(&section.from, &section.to, copied, data));
     Ok(sup.host.hold_limit().max(expected * HOLD_FACTOR))
 }
 
@@ -370,7 +397,7 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
             }
             // Not now: a snapshot takes its time, and the instance serves. The supervisor does it next.
             sup.state.settle = measures(sup).before().or(sup.state.settle.take());
-            blocking(&sup.host.paths, section.operation, PreImage::discard).await
+            blocking(sup, &section, PreImage::discard).await
         }
         SectionStep::Quiesce if was_running => {
             let client = serving(sup, &section).await?;
@@ -391,10 +418,10 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
             Ok(())
         }
         SectionStep::Keep => {
-            blocking(&sup.host.paths, section.operation, |image| match image.is_complete() {
+            blocking(sup, &section, |image| match image.is_complete() {
                 true => image.restore(),
-                // Without a complete pre-image nothing was started on the data.
-                false => Ok(()),
+                // Without a complete pre-image nothing was started on the data. The old engine may need the room.
+                false => image.discard(),
             })
             .await?;
             sup.state.on_disk = Some(section.from.number);
@@ -424,7 +451,13 @@ async fn start_old(sup: &mut Supervisor, section: &Section) -> Result<(), Cause>
     if sup.host.is_open(&section.from, &client).await? {
         return Ok(());
     }
-    prove(sup, &section.from).await?;
+    if !sup.state.section.as_ref().is_some_and(|j| j.old_proven) {
+        prove(sup, &section.from).await?;
+        if let Some(journal) = sup.state.section.as_mut() {
+            journal.old_proven = true;
+        }
+        sup.save(Durability::Flushed).map_err(unsaved)?;
+    }
     open(sup, &section.from).await
 }
 
@@ -436,27 +469,55 @@ async fn serving(sup: &mut Supervisor, section: &Section) -> Result<Client, Caus
 /// Proves that the engine is what `spec` says and holds what was counted when writes were made to wait.
 async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause> {
     let client = sup.host.ready(spec).await?;
-    let before = sup.state.section.as_ref().and_then(|j| j.fingerprint.as_ref());
-    let findings = match before {
-        Some(before) => client.prove(spec, &measures(sup), before).await,
-        // The old engine had died before anything was counted.
-        None => client.verify_closed(spec).await,
-    };
-    let findings = findings.map_err(cause)?;
-    if findings.is_empty() {
-        return Ok(before.map(Fingerprint::summary).unwrap_or_default());
+    let found = client.verify_closed(spec).await.map_err(cause)?;
+    let (mut findings, told): (Vec<_>, Vec<_>) = found.into_iter().partition(|f| f.severity == Severity::Error);
+    if !told.is_empty() {
+        sup.event("config.differs", &few(&told));
     }
-    // All of them are in the cause. Thousands of keys may be missing, and somebody is to read the sentence.
-    let mut told: Vec<_> = findings.iter().take(FINDINGS_TOLD).map(ToString::to_string).collect();
-    if findings.len() > FINDINGS_TOLD {
-        told.push(format!("and {} more", findings.len() - FINDINGS_TOLD));
+    let mut compared = String::new();
+    // Where the old engine had died before anything was counted, there is nothing to compare with.
+    if let Some(journal) = &sup.state.section
+        && let Some(before) = &journal.fingerprint
+    {
+        let same_engine = journal.section.from.number == spec.number;
+        let seen = client.compare(&journal.measures, before).await;
+        if same_engine && driver::works_in_place(spec) {
+            // The files are those that it left: another look at them gives no other data, and keeping clients out none either.
+            let differs = match seen {
+                Ok((differs, how_much)) => {
+                    compared = how_much;
+                    few(&differs)
+                }
+                Err(error) => cause(error).message,
+            };
+            if !differs.is_empty() {
+                let message = format!("{} holds something else than before it was stopped: {differs}", spec.label());
+                sup.event("proof.differs", &message);
+            }
+        } else {
+            let (differs, how_much) = seen.map_err(cause)?;
+            compared = how_much;
+            findings.extend(differs);
+        }
+    }
+    if findings.is_empty() {
+        return Ok(compared);
     }
     let mut cause = Cause::new(
-        format!("{} answers, but it is not what it should be: {}", spec.label(), told.join("; ")),
+        format!("{} answers, but it is not what it should be: {}", spec.label(), few(&findings)),
         "the data is as it was; report this with the operation's steps",
     );
     cause.findings = findings;
     Err(cause)
+}
+
+/// The first of them in a sentence. Thousands of keys may be missing, and somebody is to read it.
+fn few(findings: &[Finding]) -> String {
+    let mut told: Vec<_> = findings.iter().take(FINDINGS_TOLD).map(ToString::to_string).collect();
+    if findings.len() > FINDINGS_TOLD {
+        told.push(format!("and {} more", findings.len() - FINDINGS_TOLD));
+    }
+    told.join("; ")
 }
 
 /// Lets clients in. Where there is no gate, engines that cannot open a port while they run are started a second time. So is one
@@ -476,11 +537,11 @@ fn measures(sup: &Supervisor) -> Temporary {
 
 /// File work of a pre-image, off the thread that watches the engine.
 async fn blocking<T: Send + 'static>(
-    paths: &Paths,
-    operation: OperationId,
-    work: impl FnOnce(&PreImage) -> Result<T, redis::Error> + Send + 'static,
+    sup: &Supervisor,
+    section: &Section,
+    work: impl FnOnce(&PreImage) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Cause> {
-    let image = PreImage::of(paths, operation);
+    let image = PreImage::of(&sup.host.paths, section.operation, driver::kinds(&section.from));
     match tokio::task::spawn_blocking(move || work(&image)).await {
         Ok(done) => done.map_err(cause),
         Err(e) => Err(Cause::new(format!("the pre-image's work ended early: {e}"), "")),
@@ -519,13 +580,5 @@ fn note_end(sup: &mut Supervisor, end: StepEnd, detail: String) {
         && let Some(journal) = sup.state.section.as_mut()
     {
         journal.stuck = None;
-    }
-}
-
-/// Whether a task is a section, and which.
-pub(crate) fn of(order: &Order) -> Option<&Section> {
-    match &order.task {
-        Task::Section(section) => Some(section),
-        Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => None,
     }
 }

@@ -62,6 +62,9 @@ pub struct Journal {
     /// Whether the way back has started the old engine anew. Written before it is started: an engine that runs is then
     /// not taken for the one that never was stopped.
     pub old_started: bool,
+    /// Whether the way back has proven the old engine. From then on clients may have written.
+    #[serde(default)]
+    pub old_proven: bool,
     /// The measures that are in force for the time of the section.
     pub measures: Temporary,
     /// What the database held when writes were made to wait.

@@ -17,20 +17,22 @@
 use std::time::Duration;
 
 use coffer_core::finding::Cause;
+use coffer_core::id::{Generation, TaskId};
 use coffer_core::instance::{Engine, Observed};
-use coffer_core::task::{Learned, Order, Outcome, TaskResult};
+use coffer_core::spec::EngineSpec;
+use coffer_core::task::{Learned, Order, Outcome, Task, TaskResult};
 use coffer_wire::agent::{Ack, AgentEvent, Desired, Report, Running};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::driver::{Client, Settled};
+use crate::driver::{self, Client, Settled};
 use crate::engine::EngineHost;
-use crate::redis::{Exposure, PreImage};
 use crate::sandbox::Exit;
-use crate::section;
+use crate::site::{self, Exposure, PreImage};
 use crate::state::{Durability, State, StateFile};
 use crate::tasks;
+use crate::{live, section};
 
 /// The pauses between attempts to start an engine that does not stay up. The last one repeats.
 const RESTART_PAUSES: [Duration; 6] = [
@@ -48,6 +50,13 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(30);
 /// How often the volume is measured, the engine asked whether it answers, and old pre-images looked at.
 const LOOK_AFTER: Duration = Duration::from_secs(10);
 
+/// Other settings for an engine that goes on, as the control plane ordered them.
+struct Retune {
+    task: TaskId,
+    to: EngineSpec,
+    generation: Generation,
+}
+
 /// What one instance's agent knows and does.
 pub(crate) struct Supervisor {
     pub(crate) host: EngineHost,
@@ -59,6 +68,8 @@ pub(crate) struct Supervisor {
     done: (mpsc::UnboundedSender<TaskResult>, mpsc::UnboundedReceiver<TaskResult>),
     /// The task that runs beside the engine.
     beside: Option<Order>,
+    /// Other settings that the engine is to take as it runs.
+    retune: Option<Retune>,
     engine: Engine,
     restarts: u32,
     started_at: Option<Instant>,
@@ -88,6 +99,7 @@ impl Supervisor {
             acks,
             done: mpsc::unbounded_channel(),
             beside: None,
+            retune: None,
             engine: Engine::Absent,
             restarts: 0,
             started_at: None,
@@ -105,6 +117,9 @@ impl Supervisor {
             if self.state.section.is_some() {
                 section::work_off(self).await?;
                 self.note_start();
+            }
+            if let Some(retune) = self.retune.take() {
+                self.retune(retune).await?;
             }
             self.ensure_engine().await?;
             self.publish();
@@ -169,6 +184,7 @@ impl Supervisor {
     /// Finds out what a dead agent left: an engine that runs, or one that has to be started.
     async fn adopt(&mut self) -> Result<(), crate::Error> {
         self.file.ensure_reserve();
+        site::end_trial(&self.host.paths).await.unwrap_or_else(|error| tracing::warn!(%error, "trial"));
         if self.state.section.is_none()
             && let Some(spec) = self.state.engine.clone()
             && self.host.process().is_some()
@@ -251,7 +267,8 @@ impl Supervisor {
         self.save(Durability::Flushed)
     }
 
-    fn event(&mut self, id: &str, message: &str) {
+    /// Something that happened by itself and that people should know of.
+    pub(crate) fn event(&mut self, id: &str, message: &str) {
         tracing::warn!(id, message, "event");
         self.state.events.push(AgentEvent { at: Timestamp::now(), id: id.to_owned(), message: message.to_owned() });
     }
@@ -273,18 +290,28 @@ impl Supervisor {
             return Ok(());
         }
         let Some(order) = desired.tasks.into_iter().find(|order| !self.state.knows(&order.id)) else { return Ok(()) };
-        if let Some(section) = section::of(&order) {
-            if section.generation > self.state.generation {
+        let decided = match &order.task {
+            Task::Section(section) => Some(section.generation),
+            Task::Configure { generation, .. } => Some(*generation),
+            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => None,
+        };
+        if let Some(generation) = decided.filter(|generation| *generation <= self.state.generation) {
+            let cause = Cause::new(
+                format!("generation {} was decided before what runs here", generation.0),
+                "ask again for what you want",
+            );
+            return self.finish(order.id, Err(cause));
+        }
+        match &order.task {
+            Task::Section(section) => {
                 section::begin(self, &order, section);
                 return self.save(Durability::Flushed);
             }
-            let cause = Cause::new(
-                format!("generation {} was decided before what runs here", section.generation.0),
-                "ask again for what you want",
-            );
-            let outcome = Outcome::Failed { cause, learned: Box::new(Learned::default()) };
-            self.state.finish(TaskResult { id: order.id, outcome });
-            return self.save(Durability::Flushed);
+            Task::Configure { to, generation } => {
+                self.retune = Some(Retune { task: order.id, to: to.clone(), generation: *generation });
+                return Ok(());
+            }
+            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => {}
         }
         let work = tasks::work(order.clone(), &self.host, self.state.engine.clone());
         self.beside = Some(order);
@@ -294,6 +321,47 @@ impl Supervisor {
             let _ = done.send(work.await);
         });
         Ok(())
+    }
+
+    /// Has the running engine take other settings. It is what is run from then on, so that the next start has them too.
+    async fn retune(&mut self, retune: Retune) -> Result<(), crate::Error> {
+        let Retune { task, to, generation } = retune;
+        let taken = match self.state.engine.clone() {
+            Some(from) => self.take_settings(&from, &to).await?,
+            None => Err(Cause::new("the instance does not run an engine yet", "")),
+        };
+        if taken.is_ok() {
+            self.state.engine = Some(to);
+            self.state.generation = generation;
+        }
+        self.finish(task, taken)
+    }
+
+    async fn take_settings(&mut self, from: &EngineSpec, to: &EngineSpec) -> Result<Result<(), Cause>, crate::Error> {
+        let client = match self.host.client(from).await {
+            Ok(client) => client,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        // What measures are over puts back what was found, which must not be what is changed here.
+        if self.state.settle.is_some() {
+            self.settle(&client).await?;
+        }
+        if self.state.settle.is_some() {
+            let message = "temporary measures of the last operation are still in force";
+            return Ok(Err(Cause::new(message, "ask again in a minute")));
+        }
+        Ok(live::retune(&client, from, to).await)
+    }
+
+    /// Remembers how a task ended that the supervisor did itself.
+    fn finish(&mut self, id: TaskId, end: Result<(), Cause>) -> Result<(), crate::Error> {
+        let learned = Box::new(Learned::default());
+        let outcome = match end {
+            Ok(()) => Outcome::Done(learned),
+            Err(cause) => Outcome::Failed { cause, learned },
+        };
+        self.state.finish(TaskResult { id, outcome });
+        self.save(Durability::Flushed)
     }
 
     fn forget(&mut self, ack: &Ack) -> Result<(), crate::Error> {
@@ -360,6 +428,7 @@ impl Supervisor {
 
     /// Removes the pre-images whose time is over. Whatever fails here is tried again; it fails nothing else.
     fn collect_preimages(&mut self) -> Result<(), crate::Error> {
+        let Some(kinds) = self.state.engine.as_ref().map(driver::kinds) else { return Ok(()) };
         let now = Timestamp::now();
         let keep = self.keep_preimages;
         let (old, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.preimages)
@@ -370,7 +439,7 @@ impl Supervisor {
             return Ok(());
         }
         for preimage in old {
-            if let Err(error) = PreImage::of(&self.host.paths, preimage.operation).discard() {
+            if let Err(error) = PreImage::of(&self.host.paths, preimage.operation, kinds).discard() {
                 tracing::warn!(%error, operation = %preimage.operation, "pre-image stays");
                 self.state.preimages.push(preimage);
             }

@@ -2,11 +2,11 @@
 //! changes what serves.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coffer_core::account::{Answer, Refusal, Request};
-use coffer_core::finding::{Cause, refuses};
+use coffer_core::finding::{Cause, Finding, refuses};
 use coffer_core::id::Digest;
 use coffer_core::spec::{EngineSpec, ImageWanted};
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
@@ -14,8 +14,8 @@ use coffer_image::{Image, Release, Store};
 
 use crate::driver::{self, Client, Seen};
 use crate::engine::{EngineHost, cause};
-use crate::redis::{Error, Estimate, Paths, PreImage, Secrets};
 use crate::sandbox::User;
+use crate::site::{Error, Paths, PreImage, Secrets, Site, copy_millis};
 
 /// What a task that looks needs of the instance.
 struct Sight {
@@ -47,8 +47,8 @@ pub(crate) fn work(
             Task::Check { to, try_target } => sight.check(to, *try_target, &mut learned).await,
             Task::Verify { expect } => sight.verify(expect, &mut learned).await,
             Task::Accounts { request } => sight.accounts(request, &mut learned).await,
-            // The supervisor works sections off itself.
-            Task::Section(_) => Ok(()),
+            // What touches the engine the supervisor does itself.
+            Task::Section(_) | Task::Configure { .. } => Ok(()),
         };
         let learned = Box::new(learned);
         let outcome = match end {
@@ -82,11 +82,16 @@ impl Sight {
             return Err(Cause::new("the instance does not run an engine yet", ""));
         };
         let client = Client::connect(from, &self.paths, &self.secrets).await.map_err(cause)?;
-        let seen = client.look(from, to, &self.paths).await.map_err(cause)?;
+        let root = self.root(to).await;
+        let seen = client.look(from, to, &self.paths, root.as_deref().ok()).await.map_err(cause)?;
         learned.preview = Some(self.preview(from, to, &seen)?);
         learned.findings = seen.findings;
-        if try_target && let Err(why) = self.try_target(to).await {
-            learned.findings.push(why);
+        if try_target {
+            let tried = match root {
+                Ok(root) => self.try_target(to, &root).await,
+                Err(why) => Err(why),
+            };
+            learned.findings.extend(tried.err());
         }
         if refuses(&learned.findings) {
             let errors: Vec<_> = learned
@@ -103,9 +108,8 @@ impl Sight {
         Ok(())
     }
 
-    /// Asks the target binary itself. Where its image is not here yet, the upgrade will ask after it was fetched.
-    async fn try_target(&self, to: &EngineSpec) -> Result<(), coffer_core::finding::Finding> {
-        use coffer_core::finding::Finding;
+    /// The target's engine root. Where its image is not here yet, the upgrade will look again after it was fetched.
+    async fn root(&self, to: &EngineSpec) -> Result<PathBuf, Finding> {
         let root = match find(&self.images, &to.image) {
             Ok(Some(image)) => self.images.ensure_root(&image.digest).await,
             Ok(None) => {
@@ -118,25 +122,22 @@ impl Sight {
             }
             Err(cause) => return Err(Finding::error("image.digest", to.label(), cause.message, cause.hint)),
         };
-        let refused = |message: String| {
-            Finding::error(
-                "target.refuses",
-                to.label(),
-                message,
-                "change the setting that it names, or choose another version",
-            )
-        };
-        let root = root.map_err(|e| refused(coffer_image::in_full(&e)))?;
-        driver::try_target(to, &root, &self.paths, &self.secrets, self.user)
+        root.map_err(|e| refused(to, coffer_image::in_full(&e)))
+    }
+
+    /// Asks the target binary itself.
+    async fn try_target(&self, to: &EngineSpec, root: &Path) -> Result<(), Finding> {
+        driver::try_target(to, Site { root, paths: &self.paths, secrets: &self.secrets, user: self.user })
             .await
-            .map_err(|e| refused(format!("it does not start on its configuration: {}", cause(e).message)))
+            .map_err(|e| refused(to, format!("it does not start on its configuration: {}", cause(e).message)))
     }
 
     fn preview(&self, from: &EngineSpec, to: &EngineSpec, seen: &Seen) -> Result<Preview, Cause> {
-        let estimate = PreImage::estimate(&self.paths).map_err(cause)?;
+        let estimate = PreImage::estimate(&self.paths, driver::kinds(from)).map_err(cause)?;
         // The append-only file that is written for the stop is not there yet. On disk data takes no more than in memory.
         let data = seen.data_bytes.max(estimate.bytes);
-        let gap_millis = expected_gap_millis(from, to, &estimate, data);
+        let gap_millis =
+            expected_gap_millis(from, to, estimate.stale_bytes, Volume { bytes: data, files: estimate.files });
         Ok(Preview {
             preimage_method: estimate.method,
             preimage_bytes: data,
@@ -172,10 +173,23 @@ impl Sight {
     }
 }
 
-/// For how long clients will not be able to write, as far as can be told: `data` bytes are to be loaded.
-pub(crate) fn expected_gap_millis(from: &EngineSpec, to: &EngineSpec, estimate: &Estimate, data: u64) -> u64 {
-    let load = driver::load_bytes_a_second(to).map_or(0, |a_second| data * 1000 / a_second);
-    driver::stop_and_start_millis(from, to) + estimate.millis + load
+/// The target binary cannot be started as it would be.
+fn refused(to: &EngineSpec, message: String) -> Finding {
+    Finding::error("target.refuses", to.label(), message, "change the setting that it names, or choose another version")
+}
+
+/// How much data there is.
+#[derive(Clone, Copy)]
+pub(crate) struct Volume {
+    pub(crate) bytes: u64,
+    pub(crate) files: u64,
+}
+
+/// For how long clients will not be able to write, as far as can be told: so many bytes are to be copied, and the data are to be
+/// loaded.
+pub(crate) fn expected_gap_millis(from: &EngineSpec, to: &EngineSpec, copied: u64, data: Volume) -> u64 {
+    let load = driver::load_bytes_a_second(to).map_or(0, |a_second| data.bytes * 1000 / a_second);
+    driver::stop_and_start_millis(from, to, data.files) + copy_millis(copied) + load
 }
 
 /// The engine root of an image that was fetched before.

@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffer_agent::redis::{Exposure, Seen};
 use coffer_agent::sandbox;
+use coffer_agent::site::{Exposure, Seen};
 use coffer_core::engine::redis::config::Persistence;
 use libtest_mimic::{Arguments, Trial};
 use world::{AOF, BOTH, NONE, RDB, World};

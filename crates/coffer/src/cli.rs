@@ -1,5 +1,7 @@
 //! The command line: every command with its arguments, and the help that is enough to use it.
 
+pub(crate) mod configuration;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -63,6 +65,9 @@ pub(crate) enum Command {
     /// Let root log in to an instance of MariaDB or MySQL, or not.
     #[command(subcommand)]
     Root(Root),
+    /// Keep settings under a name, and give them to instances.
+    #[command(subcommand)]
+    Configuration(configuration::Configuration),
 }
 
 /// Run the server, until it is told to end. Engines keep running when it does.
@@ -181,6 +186,19 @@ pub(crate) enum Instance {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Find everything that speaks against an upgrade, and change nothing. May be run at any time.
+    ///
+    /// Fetches the image of the version where it is not there yet, looks at the engine while it serves, and tries the target. Exit code 0: nothing
+    /// blocks the upgrade; 3: it would be refused, for the errors among the findings.
+    #[command(
+        after_help = "Examples:\n  coffer instance check redis_test 8.0.2\n  coffer instance check redis_test 8.0.2 -o json"
+    )]
+    Check {
+        /// The instance's id or name.
+        instance: String,
+        /// The version's name or id, or DATASTORE/VERSION to cross over to another datastore.
+        version: String,
+    },
     Upgrade(Upgrade),
     /// List what was done to an instance, or is being done: every step with its times, the gap, the findings.
     #[command(
@@ -233,6 +251,9 @@ pub(crate) struct Create {
     /// given here can be read by everybody on this machine.
     #[arg(long, value_name = "NAME[:PASSWORD]", num_args = 1..)]
     pub users: Vec<String>,
+    /// The id or name of a configuration group, whose values go before those of --set.
+    #[arg(long, value_name = "GROUP")]
+    pub configuration: Option<String>,
     #[command(flatten)]
     pub wait: Wait,
 }
@@ -254,6 +275,9 @@ pub(crate) struct Upgrade {
     /// Print the plan and what was found, and change nothing.
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
+    /// Take the new version's defaults. Unless given, those that clients would feel are kept as they were.
+    #[arg(long)]
+    pub adopt_defaults: bool,
     #[command(flatten)]
     pub wait: Wait,
 }

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor};
-use crate::command::{Session, accounts, agent, doctor, engine, instance, offer, serve};
+use crate::command::{Session, accounts, agent, configuration, doctor, engine, instance, offer, serve};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -66,6 +66,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 offer::list_versions(&Session::open(&common).await?, &datastore).await
             }
             Command::Flavor(Flavor::List) => offer::list_flavors(&Session::open(&common).await?).await,
+            Command::Configuration(command) => configuration::run(&Session::open(&common).await?, command).await,
             Command::Instance(command) => instance::run(Session::open(&common).await?, command).await,
             Command::Database(command) => accounts::database(&Session::open(&common).await?, command).await,
             Command::User(command) => accounts::user(&Session::open(&common).await?, command).await,

@@ -145,6 +145,60 @@ fn the_openstack_client_creates_restarts_renames_and_deletes() {
 }
 
 #[test]
+fn the_openstack_client_keeps_configuration_groups() {
+    let Some(world) = World::start() else { return };
+    let Some(openstack) = Openstack::find(&world) else { return };
+    let run = |line: &str| openstack.run(&line.split(' ').collect::<Vec<_>>());
+    let json = |line: &str| run(&format!("{line} -f json")).ok().json();
+    let instance = world.create("w", "7.0.15", &[]);
+    let timeout = || {
+        let found = world.redis(&instance).ask(&["CONFIG", "GET", "timeout"]).unwrap().items();
+        String::from_utf8(found[1].text().unwrap().to_vec()).unwrap()
+    };
+
+    let of = "--datastore redis --datastore-version 7.0.15";
+    let made = json(&format!("database configuration create c1 {{\"timeout\":60}} {of} --description d"));
+    assert_eq!((&made["name"], &made["values"]), (&json!("c1"), &json!("{\"timeout\": 60}")), "{made}");
+    let id = number(&made["id"]);
+    let listed = json("database configuration list");
+    let row = json!([{"ID": id, "Name": "c1", "Description": "d", "Datastore Name": "redis",
+        "Datastore Version Name": "7.0.15", "Datastore Version Number": "7.0.15"}]);
+    assert_eq!(listed, row);
+    assert_eq!(world.coffer(["configuration", "list", "-o", "json"]).ok().json(), row, "ours is the same");
+    assert_eq!(json("database configuration show c1")["instance_count"], 0);
+    let parameters = json("database configuration parameter list 7.0.15 --datastore redis");
+    assert!(parameters.as_array().unwrap().len() > 100, "{parameters}");
+    let shown = json("database configuration parameter show 7.0.15 databases --datastore redis");
+    assert_eq!((&shown["type"], &shown["restart_required"]), (&json!("integer"), &json!(true)), "{shown}");
+
+    run("database configuration attach w c1").ok();
+    assert_eq!(timeout(), "60");
+    assert_eq!(json("database configuration instances c1"), json!([{"ID": instance.id, "Name": "w"}]));
+    assert_eq!(json("database instance show w")["configuration"], id.as_str());
+    run(&format!("database configuration parameter set {id} {{\"timeout\":61}}")).ok();
+    assert_eq!(timeout(), "61");
+    run(&format!("database configuration set {id} {{\"timeout\":62}} --name c2")).ok();
+    assert_eq!((timeout(), &json("database configuration show c2")["name"]), ("62".to_owned(), &json!("c2")));
+    assert_eq!(json("database configuration default w")["timeout"], "0");
+    let refused = run("database configuration delete c2");
+    assert!(refused.code == 1 && refused.stderr.contains("Detach the configuration group"), "{refused:?}");
+    run("database configuration detach w").ok();
+    assert_eq!(timeout(), "0");
+    run(&format!("database instance update w --configuration {id}")).ok();
+    assert_eq!(timeout(), "62");
+    run("database instance update w --remove-configuration").ok();
+    assert_eq!(timeout(), "0");
+    run("database configuration delete c2").ok();
+    assert_eq!(json("database configuration list"), json!([]));
+
+    run(&format!("database configuration create c3 {{\"timeout\":63}} {of} -f json")).ok();
+    let c3 = number(&json("database configuration show c3")["id"]);
+    run(&format!("database instance create v --flavor 1 --size 1 {of} --configuration {c3} -f json")).ok();
+    wait_for("the instance to be built", || json("database instance show v")["status"] == "ACTIVE");
+    assert_eq!(json("database instance show v")["configuration"], c3.as_str());
+}
+
+#[test]
 fn the_list_is_a_table_with_exactly_the_guide_s_columns() {
     let Some(world) = World::start() else { return };
     let instance = world.create("redis_test", "7.0.15", &[]);

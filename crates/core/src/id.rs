@@ -40,6 +40,10 @@ uuid_id!(
     /// One datastore version in the catalogue.
     VersionId
 );
+uuid_id!(
+    /// One configuration group.
+    GroupId
+);
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {

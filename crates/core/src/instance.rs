@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::datastore::Number;
 use crate::finding::{Cause, Finding};
 use crate::gate::{Level, Stance};
-use crate::id::{Epoch, FlavorId, Generation, InstanceId, OperationId, ProjectId, VersionId};
+use crate::group::{self, Group};
+use crate::id::{Epoch, FlavorId, Generation, GroupId, InstanceId, OperationId, ProjectId, VersionId};
 use crate::operation::{Phase, Plan};
 use crate::plan::Step;
 use crate::spec::Settings;
@@ -26,12 +27,33 @@ pub struct Instance {
     pub volume_gib: u32,
     pub address: IpAddr,
     pub generation: Generation,
+    /// What its engine runs with.
     pub settings: Settings,
+    /// What it was given itself, in the words of its version. Its group's values go before these.
+    pub own: Settings,
+    /// The configuration group that is attached to it, as it is now.
+    pub group: Option<Group>,
     /// Whether it has ever served.
     pub built: bool,
     pub fault: Option<Fault>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+impl Instance {
+    /// What its engine is to run with after its next start.
+    pub fn wanted(&self) -> Settings {
+        group::merged(&self.own, self.group.as_ref())
+    }
+
+    /// The settings that wait for a restart, by name: those that the engine runs with otherwise than it is to.
+    pub fn pending(&self) -> Vec<String> {
+        // Every list asks it of every instance, and what was never touched needs no maps.
+        if self.group.is_none() && self.own == self.settings {
+            return Vec::new();
+        }
+        group::differences(&self.settings, &self.wanted())
+    }
 }
 
 /// What went wrong last, and what to do about it. Gone with the next operation that succeeds.
@@ -96,9 +118,14 @@ pub enum Kind {
     Upgrade,
     Restart,
     Delete,
+    /// Other settings for an engine that goes on.
+    Configure,
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Create, Self::Upgrade, Self::Restart, Self::Delete, Self::Configure];
+
     /// The name in records, logs, metrics and tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -106,6 +133,7 @@ impl Kind {
             Self::Upgrade => "upgrade",
             Self::Restart => "restart",
             Self::Delete => "delete",
+            Self::Configure => "configure",
         }
     }
 }
@@ -119,6 +147,8 @@ pub struct Operation {
     pub kind: Kind,
     /// The version that the instance has when the operation is done, where it changes.
     pub target: Option<VersionId>,
+    /// The configuration group that is attached when the operation is done, where another one is.
+    pub group: Option<GroupId>,
     pub plan: Plan<Step>,
     pub phase: Phase,
     pub epoch: Epoch,
@@ -148,6 +178,8 @@ pub enum Status {
     Upgrade,
     Reboot,
     Shutdown,
+    /// It serves, and has settings that wait for a restart.
+    RestartRequired,
     Error,
 }
 
@@ -160,6 +192,7 @@ impl Status {
             Self::Upgrade => "UPGRADE",
             Self::Reboot => "REBOOT",
             Self::Shutdown => "SHUTDOWN",
+            Self::RestartRequired => "RESTART_REQUIRED",
             Self::Error => "ERROR",
         }
     }
@@ -172,6 +205,7 @@ impl Status {
             Some((Kind::Upgrade, _)) => Self::Upgrade,
             Some((Kind::Restart, _)) => Self::Reboot,
             Some((Kind::Delete, _)) => Self::Shutdown,
+            Some((Kind::Configure, _)) => Self::Active,
             None if built => Self::Active,
             None => Self::Error,
         }
@@ -180,7 +214,7 @@ impl Status {
 
 /// Trove's `operating_status`: empty while an operation runs, else what the agent last saw.
 pub fn operating_status(status: Status, observed: Option<&Observed>) -> &'static str {
-    if status != Status::Active {
+    if !matches!(status, Status::Active | Status::RestartRequired) {
         return "";
     }
     match observed.map(|o| &o.engine) {

@@ -14,6 +14,7 @@ pub mod engine;
 pub mod finding;
 pub mod flavor;
 pub mod gate;
+pub mod group;
 pub mod id;
 pub mod instance;
 pub mod operation;

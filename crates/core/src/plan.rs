@@ -6,11 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::account;
-use crate::datastore::Version;
-use crate::engine::{self, Policy};
+use crate::datastore::{Datastore, Version};
+use crate::engine::{self, Policy, SettingsChange};
 use crate::finding::{Finding, refuses};
 use crate::flavor::Flavor;
-use crate::id::{Generation, OperationId};
+use crate::group::{self, Configured, Group, Migration};
+use crate::id::{Generation, GroupId, OperationId};
 use crate::instance::{Engine, Instance, Kind, Observed};
 use crate::operation::Plan;
 use crate::section::Section;
@@ -48,6 +49,7 @@ impl Step {
                 Task::Verify { .. } => "verify",
                 Task::Section(_) => "section",
                 Task::Accounts { .. } => "accounts",
+                Task::Configure { .. } => "configure",
             },
             Self::Record(_) => "record",
         }
@@ -61,7 +63,13 @@ pub enum Record {
     /// The instance has served.
     Built { generation: Generation },
     /// The instance runs this now, and it was proven.
-    Runs { spec: Box<EngineSpec>, generation: Generation },
+    Runs {
+        spec: Box<EngineSpec>,
+        generation: Generation,
+        /// Where its settings come from, where that changes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        configured: Option<Box<Configured>>,
+    },
     /// The instance is gone.
     Deleted,
 }
@@ -74,6 +82,8 @@ const CHECK_SECONDS: u32 = 600;
 const FIRST_START_SECONDS: u32 = 120;
 /// How long the agent may take to make the first databases and accounts.
 const ACCOUNTS_SECONDS: u32 = 300;
+/// The same of MySQL, which writes its dictionary first: some 20 s on a busy machine, and minutes where an emulator runs it.
+const FIRST_START_SECONDS_MYSQL: u32 = 600;
 /// How long a section is waited for before somebody is told. Nothing is given up then: the agent finishes by itself.
 const SECTION_SECONDS: u32 = 24 * 3600;
 
@@ -89,6 +99,10 @@ pub struct Snapshot<'a> {
     pub observed: Option<&'a Observed>,
     /// All datastore versions, to name the hops and the valid targets.
     pub catalogue: &'a [Version],
+    /// What an upgrade does about defaults that change.
+    pub policy: Policy,
+    /// The groups of the instance's project, for an upgrade, which uses again what was migrated before.
+    pub groups: &'a [Group],
 }
 
 impl Snapshot<'_> {
@@ -160,7 +174,7 @@ pub struct Planned {
     pub plan: Plan<Step>,
     pub findings: Vec<Finding>,
     /// What happens to each setting; empty where no version changes.
-    pub settings: engine::SettingsChange,
+    pub settings: SettingsChange,
 }
 
 /// A new instance: a place, the image, the engine.
@@ -172,15 +186,19 @@ pub fn plan_create(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     refuse(&findings)?;
     let spec = snapshot.spec();
     let generation = snapshot.instance.generation.next();
+    let within_seconds = match spec.datastore() {
+        Datastore::Mysql => FIRST_START_SECONDS_MYSQL,
+        Datastore::Mariadb | Datastore::Redis | Datastore::Valkey => FIRST_START_SECONDS,
+    };
     let steps = vec![
         Step::EnsurePlace,
         ask(Task::Fetch { image: spec.image.clone() }, FETCH_SECONDS),
-        Step::Run { spec: Box::new(spec), generation, within_seconds: FIRST_START_SECONDS },
+        Step::Run { spec: Box::new(spec), generation, within_seconds },
         Step::Record(Record::Built { generation }),
     ];
     // The engine is open to the tenant: that it is written down late is no reason to drop it with what it holds.
     let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes: Vec::new() };
-    Ok(Planned { plan, findings, settings: engine::SettingsChange::default() })
+    Ok(Planned { plan, findings, settings: SettingsChange::default() })
 }
 
 /// The same with databases and accounts, which are there before the instance is built.
@@ -201,51 +219,124 @@ pub fn plan_upgrade(snapshot: &Snapshot<'_>, to: &Version) -> Result<Planned, Re
         let steps = vec![ask(Task::Verify { expect: snapshot.spec() }, CHECK_SECONDS)];
         let notes = vec![format!("{} is what it runs already: nothing is changed, only proven", to.label())];
         let plan = Plan { point_of_no_return: steps.len(), steps, notes };
-        return Ok(Planned { plan, findings, settings: engine::SettingsChange::default() });
+        return Ok(Planned { plan, findings, settings: SettingsChange::default() });
     }
     if !to.active {
         findings.push(inactive(to, snapshot.catalogue));
     }
     findings.extend(engine::check_path(from, to, snapshot.catalogue));
-    let settings = engine::change_settings(from, to, &snapshot.instance.settings, Policy::default());
+    let (settings, configured, target) = upgraded(snapshot, to);
     findings.extend(settings.findings());
+    findings.extend(configured.group.as_ref().map(|group| group_notice(snapshot, to, group)));
     refuse(&findings)?;
 
     let spec = snapshot.spec();
-    let target = target_spec(snapshot, to, settings.after());
     let generation = snapshot.instance.generation.next();
     let section = Section::upgrade(snapshot.operation, spec, target.clone(), generation);
     let steps = vec![
         ask(Task::Fetch { image: target.image.clone() }, FETCH_SECONDS),
         ask(Task::Check { to: target.clone(), try_target: true }, CHECK_SECONDS),
         ask(Task::Section(Box::new(section)), SECTION_SECONDS),
-        Step::Record(Record::Runs { spec: Box::new(target), generation }),
+        runs(target, generation, Some(configured)),
     ];
+    let notes = match snapshot.policy {
+        Policy::Preserve => Vec::new(),
+        Policy::Adopt => vec![format!("the defaults of {} are adopted: nothing is pinned to the old ones", to.label())],
+    };
     // What the section did is proven and has taken writes: only the record is left to be written.
-    let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes: Vec::new() };
+    let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes };
     Ok(Planned { plan, findings, settings })
+}
+
+/// Where an upgrade leads: what becomes of each setting, where they come from then, and the engine that has them.
+fn upgraded(snapshot: &Snapshot<'_>, to: &Version) -> (SettingsChange, Configured, EngineSpec) {
+    let i = snapshot.instance;
+    let Migration { change, own, values } =
+        group::migrate(snapshot.version, to, &i.own, i.group.as_ref(), snapshot.policy);
+    let group = values.and_then(|values| migrated_group(snapshot, to, values));
+    let settings = group::merged(&own, group.as_ref());
+    let spec = EngineSpec::new(to, snapshot.flavor, i.volume_gib, i.address, settings);
+    (change, Configured { own, group }, spec)
+}
+
+/// The group that an instance with a group has on another version: the one that was made for the same before, or a new one,
+/// whose id is that of the operation.
+fn migrated_group(snapshot: &Snapshot<'_>, to: &Version, values: Settings) -> Option<Group> {
+    let old = snapshot.instance.group.as_ref()?;
+    let name = group::migrated_name(&old.name, snapshot.version, to);
+    let same = |group: &&Group| group.version == to.id && group.name == name && group.values == values;
+    let fresh = || Group {
+        id: GroupId(snapshot.operation.0),
+        name: name.clone(),
+        version: to.id,
+        values: values.clone(),
+        ..old.clone()
+    };
+    Some(snapshot.groups.iter().find(same).cloned().unwrap_or_else(fresh))
+}
+
+fn group_notice(snapshot: &Snapshot<'_>, to: &Version, group: &Group) -> Finding {
+    let old = snapshot.instance.group.as_ref().map_or("", |group| group.name.as_str());
+    let there = snapshot.groups.iter().any(|known| known.id == group.id);
+    let (name, id) = (&group.name, group.id);
+    let whence = if there { "which is there already" } else { "which is made of it" };
+    Finding::notice(
+        "group.migrated",
+        format!("configuration group {old}"),
+        format!("the instance gets {name} ({id}) of {}, {whence}; {old} stays as it is", to.label()),
+        "",
+    )
 }
 
 /// The task that looks at an upgrade without doing it, for `--dry-run`.
 pub fn check_task(snapshot: &Snapshot<'_>, to: &Version) -> Task {
-    let settings = engine::change_settings(snapshot.version, to, &snapshot.instance.settings, Policy::default());
-    Task::Check { to: target_spec(snapshot, to, settings.after()), try_target: true }
+    let (_, _, target) = upgraded(snapshot, to);
+    Task::Check { to: target, try_target: true }
 }
 
-/// The same engine again, without losing what it holds.
+/// The same engine again, without losing what it holds, with the settings that wait for that.
 pub fn plan_restart(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     // A restart is what an operator reaches for when an engine is not well: only what cannot work is refused.
     let findings: Vec<_> = snapshot.busy().or_else(|| snapshot.unbuilt()).into_iter().collect();
     refuse(&findings)?;
     let spec = snapshot.spec();
+    let to = EngineSpec { settings: snapshot.instance.wanted(), ..spec.clone() };
     let generation = snapshot.instance.generation.next();
-    let section = Section::restart(snapshot.operation, spec.clone(), generation);
-    let steps = vec![
-        ask(Task::Section(Box::new(section)), SECTION_SECONDS),
-        Step::Record(Record::Runs { spec: Box::new(spec), generation }),
-    ];
+    let section = Section::restart(snapshot.operation, spec, to.clone(), generation);
+    let steps = vec![ask(Task::Section(Box::new(section)), SECTION_SECONDS), runs(to, generation, None)];
     let plan = Plan { point_of_no_return: 1, steps, notes: Vec::new() };
-    Ok(Planned { plan, findings, settings: engine::SettingsChange::default() })
+    Ok(Planned { plan, findings, settings: SettingsChange::default() })
+}
+
+/// The settings of this group for an instance that goes on: what can be changed live is, and the rest waits for a restart.
+/// The group that is attached already, with other values than before; another; or none.
+pub fn plan_configure(snapshot: &Snapshot<'_>, group: Option<&Group>) -> Result<Planned, Refusal> {
+    let i = snapshot.instance;
+    let wanted = group::merged(&i.own, group);
+    let settings = group::apply_live(snapshot.version, &i.settings, &wanted);
+    let is_live = settings != i.settings;
+    let unready = snapshot.unbuilt().or_else(|| snapshot.unhealthy().filter(|_| is_live));
+    let mut findings: Vec<_> = snapshot.busy().or(unready).into_iter().collect();
+    findings.extend(engine::check_settings(snapshot.version, &wanted));
+    refuse(&findings)?;
+    for name in group::differences(&settings, &wanted) {
+        findings.push(Finding::notice(
+            "settings.restart",
+            format!("setting {name}"),
+            "it takes effect at the next start of the engine",
+            format!("coffer instance restart {}", i.id),
+        ));
+    }
+    let spec = EngineSpec { settings, ..snapshot.spec() };
+    // Where nobody is told anything, nothing was decided anew.
+    let generation = if is_live { i.generation.next() } else { i.generation };
+    let mut steps = Vec::new();
+    if is_live {
+        steps.push(ask(Task::Configure { to: spec.clone(), generation }, SECTION_SECONDS));
+    }
+    steps.push(runs(spec, generation, Some(Configured { own: i.own.clone(), group: group.cloned() })));
+    let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes: Vec::new() };
+    Ok(Planned { plan, findings, settings: SettingsChange::default() })
 }
 
 /// The end of an instance. Nothing of it is undone.
@@ -253,12 +344,11 @@ pub fn plan_delete(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     refuse(&snapshot.busy().into_iter().collect::<Vec<_>>())?;
     let steps = vec![Step::DropPlace, Step::Record(Record::Deleted)];
     let plan = Plan { steps, point_of_no_return: 0, notes: Vec::new() };
-    Ok(Planned { plan, findings: Vec::new(), settings: engine::SettingsChange::default() })
+    Ok(Planned { plan, findings: Vec::new(), settings: SettingsChange::default() })
 }
 
-fn target_spec(snapshot: &Snapshot<'_>, to: &Version, settings: Settings) -> EngineSpec {
-    let i = snapshot.instance;
-    EngineSpec::new(to, snapshot.flavor, i.volume_gib, i.address, settings)
+fn runs(spec: EngineSpec, generation: Generation, configured: Option<Configured>) -> Step {
+    Step::Record(Record::Runs { spec: Box::new(spec), generation, configured: configured.map(Box::new) })
 }
 
 fn ask(task: Task, within_seconds: u32) -> Step {

@@ -73,10 +73,15 @@ impl Section {
         Self::new(operation, from, to, generation, vec![Prepare, Quiesce, Stop, Keep, Swap, Start, Prove, Open])
     }
 
-    /// The same engine again. Its data file is written by nobody else, so there is nothing to keep or to swap.
-    pub fn restart(operation: OperationId, spec: EngineSpec, generation: Generation) -> Self {
-        use SectionStep::{Open, Prepare, Prove, Quiesce, Start, Stop};
-        Self::new(operation, spec.clone(), spec, generation, vec![Prepare, Quiesce, Stop, Start, Prove, Open])
+    /// The same version again, perhaps with other settings. Its data file is written by nobody else, so there is nothing
+    /// to keep; and where nothing is another way, nothing to swap.
+    pub fn restart(operation: OperationId, from: EngineSpec, to: EngineSpec, generation: Generation) -> Self {
+        use SectionStep::{Open, Prepare, Prove, Quiesce, Start, Stop, Swap};
+        let mut steps = vec![Prepare, Quiesce, Stop, Start, Prove, Open];
+        if from != to {
+            steps.insert(3, Swap);
+        }
+        Self::new(operation, from, to, generation, steps)
     }
 
     fn new(

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::account;
 use crate::datastore::Number;
 use crate::finding::{Cause, Finding};
-use crate::id::{Digest, TaskId};
+use crate::id::{Digest, Generation, TaskId};
 use crate::section::Section;
 use crate::spec::{EngineSpec, ImageWanted};
 
@@ -28,6 +28,9 @@ pub enum Task {
     Section(Box<Section>),
     /// Look at databases and accounts, or change them. Its passwords are sealed wherever it is stored.
     Accounts { request: Box<account::Request> },
+    /// Have the running engine take these settings, without stopping it, and run with them from now on. All of them, or
+    /// none where it refuses one.
+    Configure { to: EngineSpec, generation: Generation },
 }
 
 /// A task with its id.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use coffer_core::account::{self, Account};
 use coffer_core::finding::{Cause, Finding};
+use coffer_core::group::Configured;
 use coffer_core::id::{Generation, TaskId};
 use coffer_core::operation::{Phase, Plan};
 use coffer_core::plan::{Record, Step};
@@ -52,7 +53,15 @@ golden!(step: Step {
 
 golden!(record: Record {
     Record::Built { .. } => "built": Record::Built { generation: Generation(1) },
-    Record::Runs { .. } => "runs": Record::Runs { spec: Box::new(to()), generation: Generation(5) },
+    Record::Runs { configured: None, .. } => "runs": Record::Runs { spec: Box::new(to()), generation: Generation(5), configured: None },
+    Record::Runs { configured: Some(_), .. } => "runs_configured": Record::Runs {
+        spec: Box::new(to()),
+        generation: Generation(5),
+        configured: Some(Box::new(Configured {
+            own: to().settings,
+            group: Some(Fixture::serving().group(&[("timeout", "60")])),
+        })),
+    },
     Record::Deleted => "deleted": Record::Deleted,
 });
 
@@ -60,6 +69,7 @@ golden!(task: Task {
     Task::Fetch { .. } => "fetch": Task::Fetch { image: to().image },
     Task::Check { .. } => "check": Task::Check { to: to(), try_target: true },
     Task::Verify { .. } => "verify": Task::Verify { expect: from() },
+    Task::Configure { .. } => "configure": Task::Configure { to: from(), generation: Generation(5) },
     Task::Section(_) => "section": Task::Section(Box::new(Section {
         operation: fixture::OPERATION,
         from: from(),

@@ -40,13 +40,15 @@ impl Story {
         Self { name, plan, world, old, new: done.picture() }
     }
 
-    fn all() -> [Self; 6] {
+    fn all() -> [Self; 8] {
         [
             Self::create(),
             Self::create_with_accounts(),
             Self::upgrade(),
             Self::same_version(),
             Self::restart(),
+            Self::restart_with_other_settings(),
+            Self::configure(),
             Self::delete(),
         ]
     }
@@ -76,6 +78,18 @@ impl Story {
     fn restart() -> Self {
         let fixture = Fixture::serving();
         Self::new("restart", &fixture, plan::plan_restart(&fixture.snapshot()))
+    }
+
+    fn restart_with_other_settings() -> Self {
+        let mut fixture = Fixture::serving();
+        fixture.instance.group = Some(fixture.group(&[("databases", "20")]));
+        Self::new("restart with other settings", &fixture, plan::plan_restart(&fixture.snapshot()))
+    }
+
+    fn configure() -> Self {
+        let fixture = Fixture::serving();
+        let group = fixture.group(&[("timeout", "60"), ("databases", "20")]);
+        Self::new("configure", &fixture, plan::plan_configure(&fixture.snapshot(), Some(&group)))
     }
 
     fn delete() -> Self {

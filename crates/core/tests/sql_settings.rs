@@ -1,6 +1,7 @@
 //! Settings of MariaDB and MySQL at upgrades, as tenants meet them.
 
 use coffer_core::datastore::Version;
+use coffer_core::engine::sql::in_force::is_in_force;
 use coffer_core::engine::sql::parameters::{self, Kind};
 use coffer_core::engine::sql::settings::is_owned;
 use coffer_core::engine::{Fate, Policy, SettingsChange, change_settings, check_settings};
@@ -106,6 +107,53 @@ fn every_default_is_a_value_that_the_engine_takes_and_that_goes_to_the_next() {
 }
 
 #[test]
+fn no_setting_reaches_further_than_the_volume_or_shuts_the_agent_out() {
+    for setting in [
+        "innodb_data_file_path=../run/ibdata1:12M:autoextend",
+        "innodb_temp_data_file_path=../run/x:12M:autoextend",
+        "innodb_buffer_pool_filename=../run/pool",
+        "relay_log=/run/relay",
+        "log_tc=/run/tc",
+        "myisam_use_mmap=ON",
+        "unix_socket=OFF",
+        "skip_unix_socket=ON",
+        "wsrep_provider=/data/x.so",
+        "loose_wsrep_notify_cmd=/bin/sh",
+        "feedback_url=http://example.org",
+        "feedback=ON",
+    ] {
+        for engine in ["mariadb 10.5.23", "mariadb 11.8.9"] {
+            assert_eq!(check(engine, setting)[0].id, "settings.owned", "{setting} of {engine}");
+        }
+    }
+}
+
+#[test]
+fn what_an_engine_shows_is_what_it_was_told_by_its_meaning() {
+    let engine = version("mariadb 10.11.19");
+    for (name, wanted, shown, in_force) in [
+        ("max_allowed_packet", "16M", "16777216", true),
+        ("max_allowed_packet", "16M", "8388608", false),
+        ("max_allowed_packet", "1000000", "999424", true),
+        ("net_retry_count", "10", "11", false),
+        ("long_query_time", "0.5", "0.500000", true),
+        ("long_query_time", "0.5", "10.000000", false),
+        ("local_infile", "0", "OFF", true),
+        ("local_infile", "0", "ON", false),
+        ("sql_mode", "ansi_quotes", "PIPES_AS_CONCAT,ANSI_QUOTES", true),
+        ("sql_mode", "ANSI_QUOTES", "PIPES_AS_CONCAT", false),
+        ("optimizer_switch", "mrr=on,index_merge=default", "index_merge=on,mrr=on", true),
+        ("optimizer_switch", "mrr=on", "mrr=off", false),
+        ("character_set_server", "utf8", "utf8mb3", true),
+        ("innodb_flush_method", "fsync", "fsync", true),
+        ("no_such_setting", "1", "2", true),
+    ] {
+        let shows = is_in_force((engine.datastore, engine.number), name, wanted, shown);
+        assert_eq!(shows, in_force, "{name}: {wanted} and {shown}");
+    }
+}
+
+#[test]
 fn each_setting_has_the_fate_that_the_engines_showed() {
     const M5: &str = "mariadb 10.5.23";
     const M10: &str = "mariadb 10.11.19";
@@ -164,6 +212,9 @@ fn each_setting_has_the_fate_that_the_engines_showed() {
         (OLD, NEW, "max_connections=many", "refused"),
     ] {
         assert_eq!(told(&change(from, to, setting)), fate, "{setting} from {from} to {to}");
+        if from == OLD {
+            assert_eq!(told(&change("mysql 8.4.7", to, setting)), fate, "{setting} from 8.4 to {to}");
+        }
     }
 }
 

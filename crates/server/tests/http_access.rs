@@ -33,6 +33,8 @@ fn fill(path: &str, id: &str, project: &str) -> String {
         ("{flavor}", "1"),
         ("{user}", "ann"),
         ("{database}", "shop"),
+        ("{group}", id),
+        ("{parameter}", "timeout"),
     ];
     parts.iter().fold(path.to_owned(), |path, (part, value)| path.replace(part, value))
 }
@@ -42,6 +44,8 @@ fn body(method: &str, path: &str) -> Option<Value> {
     match (method, path.rsplit('/').next().unwrap_or_default()) {
         ("GET" | "DELETE", _) => None,
         (_, "instances") => Some(json!({"instance": {"name": "w", "flavorRef": 1, "volume": {"size": 1}}})),
+        (_, "configurations") => Some(json!({"configuration": {"name": "c", "values": {}}})),
+        (_, "{group}") => Some(json!({"configuration": {"name": "stolen"}})),
         (_, "action") => Some(json!({"restart": {}})),
         (_, "upgrade-preview") => Some(json!({"upgrade": {"datastore_version": "8.0.2"}})),
         (_, "{version}") => Some(json!({"active": true})),
@@ -132,11 +136,12 @@ fn assert_unauthenticated(reply: &Reply, what: &str) {
 async fn a_reader_looks_and_changes_nothing() {
     let world = World::start().await;
     let (redis, mariadb) = (world.instance("mine").await, world.mariadb("m").await);
+    let group = world.group("mine", &json!({})).await;
     for (method, path) in routes(&world.demo).await {
         let has_accounts = ["/databases", "/users", "/root"].iter().any(|part| path.contains(part));
         let id = if has_accounts { &mariadb } else { &redis };
-        let reply =
-            world.reader.ask(&method, &fill(&path, id, &world.demo.project), body(&method, &path).as_ref()).await;
+        let filled = fill(&path.replace("{group}", &group), id, &world.demo.project);
+        let reply = world.reader.ask(&method, &filled, body(&method, &path).as_ref()).await;
         let what = format!("{method} {path}: {}", reply.text);
         match (path.starts_with("/mgmt/quotas"), path.starts_with("/mgmt"), method.as_str()) {
             (true, _, _) | (_, false, "GET") => assert_eq!(reply.code, 200, "{what}"),

@@ -4,7 +4,7 @@
 
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Client, World, send};
 
 /// How `value` differs from `schema`, as far as this server's schemas go.
@@ -70,6 +70,7 @@ async fn every_described_route_is_there_and_answers_as_described() {
     let world = World::start().await;
     let (id, mariadb) = (world.instance("w").await, world.mariadb("m").await);
     let version = coffer_server::version_id(coffer_core::datastore::Datastore::Redis, "8.0.2").to_string();
+    let group = world.group("g", &json!({"timeout": 5})).await;
     let description = send(world.demo.address, "GET", "/openapi.json", &[], Vec::new()).await.json();
     let mut checked = 0;
     for (path, item) in description["paths"].as_object().expect("paths") {
@@ -81,6 +82,8 @@ async fn every_described_route_is_there_and_answers_as_described() {
             ("{flavor}", "1"),
             ("{user}", "ann"),
             ("{database}", "shop"),
+            ("{group}", &group),
+            ("{parameter}", "timeout"),
         ];
         let filled = filled.iter().fold(path.clone(), |path, (part, value)| path.replace(part, value));
         let below_v3 = filled.starts_with("/v3");

@@ -13,13 +13,19 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::Error;
+use crate::group::GatheredGroup;
 use crate::row::{InstanceRow, OpenOperation, join_address};
 
 /// An instance, as [`Gathered`] reads it.
 macro_rules! instance_json {
     () => {
-        "'[' || json_array(i.id, i.project_id, i.name, i.version_id, i.flavor, i.volume_gib, \
-             json_array(i.network, i.address), i.generation, i.built, i.created_at, i.updated_at) || ',' || i.settings || ',' || COALESCE(i.fault, 'null') || ']'"
+        concat!(
+            "'[' || json_array(i.id, i.project_id, i.name, i.version_id, i.flavor, i.volume_gib, \
+                 json_array(i.network, i.address), i.generation, i.built, i.created_at, i.updated_at) || ',' || i.settings \
+                 || ',' || i.own || ',' || COALESCE((SELECT ",
+            $crate::group::group_json!(),
+            " FROM configurations g WHERE g.id = i.group_id), 'null') || ',' || COALESCE(i.fault, 'null') || ']'"
+        )
     };
 }
 pub(crate) use instance_json;
@@ -56,7 +62,7 @@ pub(crate) use select_page;
 
 /// An instance.
 #[derive(Deserialize)]
-pub(crate) struct Gathered(Plain, Settings, Option<Fault>);
+pub(crate) struct Gathered(Plain, Settings, Settings, Option<GatheredGroup>, Option<Fault>);
 
 #[derive(Deserialize)]
 struct Plain {
@@ -103,7 +109,7 @@ impl TryFrom<(String, u32)> for Address {
 /// A time as it is stored.
 #[derive(Deserialize)]
 #[serde(try_from = "i64")]
-struct Micros(Timestamp);
+pub(crate) struct Micros(pub(crate) Timestamp);
 
 impl TryFrom<i64> for Micros {
     type Error = jiff::Error;
@@ -114,7 +120,7 @@ impl TryFrom<i64> for Micros {
 }
 
 impl From<Gathered> for Instance {
-    fn from(Gathered(plain, settings, fault): Gathered) -> Self {
+    fn from(Gathered(plain, settings, own, group, fault): Gathered) -> Self {
         Self {
             id: plain.id,
             project: plain.project,
@@ -125,6 +131,8 @@ impl From<Gathered> for Instance {
             address: plain.address.0,
             generation: plain.generation,
             settings,
+            own,
+            group: group.map(Into::into),
             built: plain.built != 0,
             fault,
             created_at: plain.created_at.0,

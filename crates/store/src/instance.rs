@@ -188,8 +188,8 @@ impl Write {
         let (network, address) = split_address(instance.address);
         sqlx::query(
             "INSERT INTO instances (id, project_id, name, version_id, flavor, volume_gib, network, address, \
-                 generation, settings, built, fault, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, $12, $13)",
+                 generation, settings, own, group_id, built, fault, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, NULL, $14, $15)",
         )
         .bind(instance.id.to_string())
         .bind(&instance.project.0)
@@ -201,6 +201,8 @@ impl Write {
         .bind(i64::from(address))
         .bind(instance.generation.0.cast_signed())
         .bind(to_json(&instance.settings)?)
+        .bind(to_json(&instance.own)?)
+        .bind(instance.group.as_ref().map(|group| group.id.to_string()))
         .bind(instance.built)
         .bind(micros(instance.created_at))
         .bind(micros(instance.updated_at))
@@ -236,7 +238,7 @@ async fn count(connection: &mut SqliteConnection, project: &ProjectId) -> Result
 }
 
 /// For `$n IS NULL OR project_id = $n`: null is everybody.
-fn project_of(scope: Scope<'_>) -> Option<&str> {
+pub(crate) fn project_of(scope: Scope<'_>) -> Option<&str> {
     match scope {
         Scope::Project(project) => Some(&project.0),
         Scope::Admin => None,

@@ -11,6 +11,7 @@
 mod agent;
 mod error;
 mod gathered;
+mod group;
 mod identity;
 mod instance;
 mod operation;
@@ -119,5 +120,6 @@ fn migrations() -> Migrator {
         simple(2, "newest address", include_str!("../migrations/0002_newest_address.sql")),
         simple(3, "ipv6", include_str!("../migrations/0003_ipv6.sql")),
         simple(4, "clients", include_str!("../migrations/0004_clients.sql")),
+        simple(5, "groups", include_str!("../migrations/0005_groups.sql")),
     ])
 }

@@ -5,6 +5,7 @@
 
 use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
+use coffer_core::group::Configured;
 use coffer_core::id::{Digest, Generation, InstanceId, OperationId, TaskId, VersionId};
 use coffer_core::instance::{Fault, Instance, Operation};
 use coffer_core::operation::Phase;
@@ -19,7 +20,7 @@ use crate::{Desire, Error, Store, Write};
 /// The columns of an operation, in the order in which `Columns::operation` reads them.
 macro_rules! operation_columns {
     () => {
-        "o.id, o.instance_id, o.project_id, o.kind, o.target, o.plan, o.phase, o.epoch, o.steps, o.findings, o.gap_us, \
+        "o.id, o.instance_id, o.project_id, o.kind, o.target, o.group_id, o.plan, o.phase, o.epoch, o.steps, o.findings, o.gap_us, \
          o.clients, o.created_at, o.updated_at"
     };
 }
@@ -58,8 +59,8 @@ pub enum Change {
     Image { version: VersionId, digest: Digest, number: Number },
     /// The instance has served.
     Built { generation: Generation },
-    /// The instance runs this, and it was proven.
-    Runs(Desire),
+    /// The instance runs this, and it was proven; and where its settings come from, where that is another way.
+    Runs(Desire, Option<Configured>),
     /// The instance is gone.
     Deleted,
 }
@@ -88,7 +89,7 @@ impl Store {
         let row = sqlx::query(concat!(
             "UPDATE operations AS o SET epoch = epoch + 1, lease_until = $1 \
              WHERE o.id = $2 AND o.is_open AND o.lease_until <= $3 RETURNING ",
-            "id, instance_id, project_id, kind, target, plan, phase, epoch, steps, findings, gap_us, \
+            "id, instance_id, project_id, kind, target, group_id, plan, phase, epoch, steps, findings, gap_us, \
              clients, created_at, updated_at"
         ))
         .bind(micros(lease_until))
@@ -159,6 +160,18 @@ impl Store {
         write.commit().await
     }
 
+    /// Where an operation stands. Asked by whoever waits for one that was opened for a caller.
+    pub async fn phase(&self, id: OperationId) -> Result<Option<Phase>, Error> {
+        let row = sqlx::query("SELECT id, phase FROM operations WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.reader)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let mut c = Columns::of(&row, "operation");
+        c.skip(1);
+        c.json().map(Some)
+    }
+
     /// The answer to one task of an operation, if it has arrived.
     pub async fn result(&self, operation: OperationId, task: &TaskId) -> Result<Option<TaskResult>, Error> {
         let row = sqlx::query("SELECT task_id, result FROM task_results WHERE operation_id = $1 AND task_id = $2")
@@ -177,15 +190,16 @@ impl Write {
     /// Opens an operation, unless the instance has one already: then nothing of this transaction may be committed.
     pub async fn insert_operation(&mut self, operation: &Operation) -> Result<(), Error> {
         let written = sqlx::query(
-            "INSERT INTO operations (id, instance_id, project_id, kind, target, plan, phase, is_open, epoch, \
+            "INSERT INTO operations (id, instance_id, project_id, kind, target, group_id, plan, phase, is_open, epoch, \
                  lease_until, steps, findings, gap_us, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, NULL, $12, $13)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11, $12, NULL, $13, $14)",
         )
         .bind(operation.id.to_string())
         .bind(operation.instance.to_string())
         .bind(&operation.project.0)
         .bind(operation.kind.name())
         .bind(operation.target.map(|v| v.to_string()))
+        .bind(operation.group.map(|g| g.to_string()))
         .bind(to_json(&operation.plan)?)
         .bind(to_json(&operation.phase)?)
         .bind(operation.is_open())
@@ -239,23 +253,49 @@ impl Write {
                     .bind(generation.0.cast_signed())
                     .bind(micros(now))
             }
-            Change::Runs(desire) => sqlx::query(
-                "UPDATE instances SET version_id = $2, settings = $3, generation = $4, desired = $5, updated_at = $6 \
-                 WHERE id = $1",
+            Change::Runs(desire, configured) => {
+                if let Some(configured) = configured {
+                    self.record_configured(instance, configured, now).await?;
+                }
+                // Without a group there is nothing that settings could have come from but the instance itself.
+                sqlx::query(
+                    "UPDATE instances SET version_id = $2, settings = $3, generation = $4, desired = $5, updated_at = $6, \
+                         own = CASE WHEN group_id IS NULL AND $7 THEN $3 ELSE own END WHERE id = $1",
+                )
+                .bind(instance.to_string())
+                .bind(desire.engine.version.to_string())
+                .bind(to_json(&desire.engine.settings)?)
+                .bind(desire.generation.0.cast_signed())
+                .bind(to_json(desire)?)
+                .bind(micros(now))
+                .bind(configured.is_none())
+            }
+            Change::Deleted => sqlx::query(
+                "UPDATE instances SET desired = NULL, group_id = NULL, deleted_at = $2, updated_at = $2 WHERE id = $1",
             )
             .bind(instance.to_string())
-            .bind(desire.engine.version.to_string())
-            .bind(to_json(&desire.engine.settings)?)
-            .bind(desire.generation.0.cast_signed())
-            .bind(to_json(desire)?)
             .bind(micros(now)),
-            Change::Deleted => {
-                sqlx::query("UPDATE instances SET desired = NULL, deleted_at = $2, updated_at = $2 WHERE id = $1")
-                    .bind(instance.to_string())
-                    .bind(micros(now))
-            }
         };
         query.execute(&mut *self.tx).await?;
+        Ok(())
+    }
+
+    async fn record_configured(
+        &mut self,
+        instance: InstanceId,
+        configured: &Configured,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let group = match &configured.group {
+            Some(group) => Some(self.ensure_group(group, now).await?.to_string()),
+            None => None,
+        };
+        sqlx::query("UPDATE instances SET own = $2, group_id = $3 WHERE id = $1")
+            .bind(instance.to_string())
+            .bind(to_json(&configured.own)?)
+            .bind(group)
+            .execute(&mut *self.tx)
+            .await?;
         Ok(())
     }
 

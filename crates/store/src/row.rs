@@ -122,6 +122,7 @@ impl<'r> Columns<'r> {
             project: ProjectId(self.get()?),
             kind: self.kind()?,
             target: self.parse_optional()?,
+            group: self.parse_optional()?,
             plan: self.json()?,
             phase: self.json()?,
             epoch: Epoch(self.get()?),
@@ -136,7 +137,7 @@ impl<'r> Columns<'r> {
 
     pub(crate) fn kind(&mut self) -> Result<Kind, Error> {
         let name: &str = self.get()?;
-        [Kind::Create, Kind::Upgrade, Kind::Restart, Kind::Delete]
+        Kind::ALL
             .into_iter()
             .find(|kind| kind.name() == name)
             .ok_or_else(|| self.unreadable(format_args!("'{name}' is no kind of operation")))

@@ -27,6 +27,12 @@ macro_rules! on_sqlite {
 on_sqlite!(
     a_claimant_that_was_fenced_writes_nothing,
     a_deleted_instance_is_gone_and_gives_back_what_it_had,
+    a_deleted_instance_leaves_its_group,
+    a_group_is_read_as_it_was_written_by_its_project_alone,
+    a_migrated_group_is_made_once,
+    an_instance_has_the_group_that_the_end_of_an_operation_gave_it,
+    groups_come_in_pages_by_their_ids,
+    whoever_is_about_to_have_a_group_uses_it,
     a_freed_address_is_given_again_as_late_as_possible,
     a_lease_keeps_others_away_until_it_ends,
     a_new_catalogue_leaves_alone_what_the_operator_changed,
@@ -130,6 +136,30 @@ async fn operations_from_before_clients_were_counted_are_read() {
     let store = Store::open(&path).await.expect("the same store");
     let all = store.operations(Scope::Admin, fixture.instance.id).await.expect("query");
     assert_eq!(all, [operation]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn instances_from_before_there_were_groups_were_given_what_they_run_with() {
+    let (_dir, path, fixture, store) = with_instance().await;
+    store.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut before = SqliteConnection::connect_with(&options).await.expect("the file");
+    for back in [
+        "DROP INDEX instances_of_group",
+        "ALTER TABLE instances DROP COLUMN group_id",
+        "ALTER TABLE instances DROP COLUMN own",
+        "ALTER TABLE operations DROP COLUMN group_id",
+        "DROP TABLE configurations",
+        "DELETE FROM _sqlx_migrations WHERE version = 5",
+    ] {
+        sqlx::query(back).execute(&mut before).await.expect("as it was before");
+    }
+    before.close().await.expect("closed");
+    let store = Store::open(&path).await.expect("the same store");
+    let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
+    assert_eq!(row.instance, fixture.instance);
+    assert_eq!(row.instance.own, row.instance.settings);
     store.close().await;
 }
 

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use coffer_core::datastore::{Datastore, Number, Version};
+use coffer_core::engine::Policy;
 use coffer_core::flavor::Flavor;
-use coffer_core::id::{Digest, FlavorId, Generation, InstanceId, OperationId, ProjectId, VersionId};
+use coffer_core::group::Group;
+use coffer_core::id::{Digest, FlavorId, Generation, GroupId, InstanceId, OperationId, ProjectId, VersionId};
 use coffer_core::instance::{Engine, Instance, Observed};
 use coffer_core::plan::Snapshot;
 use coffer_core::spec::Settings;
@@ -29,6 +31,7 @@ impl Fixture {
     pub fn serving() -> Self {
         let catalogue = [version(1, Datastore::Redis, "7.0.15"), version(2, Datastore::Redis, "8.0.2")];
         let number = catalogue[0].number;
+        let settings = Settings::from([("maxmemory-policy".to_owned(), "allkeys-lru".to_owned())]);
         let instance = Instance {
             id: InstanceId(Uuid::from_u128(0x1a)),
             project: ProjectId::from("0123456789abcdef0123456789abcdef"),
@@ -38,7 +41,9 @@ impl Fixture {
             volume_gib: 2,
             address: IpAddr::from([127, 20, 0, 5]),
             generation: Generation(4),
-            settings: Settings::from([("maxmemory-policy".to_owned(), "allkeys-lru".to_owned())]),
+            settings: settings.clone(),
+            own: settings,
+            group: None,
             built: true,
             fault: None,
             created_at: Timestamp::UNIX_EPOCH,
@@ -77,6 +82,22 @@ impl Fixture {
             open: None,
             observed: self.instance.built.then_some(&self.observed),
             catalogue: &self.catalogue,
+            policy: Policy::default(),
+            groups: &[],
+        }
+    }
+
+    /// A configuration group of that instance's version, with these values.
+    pub fn group(&self, values: &[(&str, &str)]) -> Group {
+        Group {
+            id: GroupId(Uuid::from_u128(0x0c)),
+            project: self.instance.project.clone(),
+            name: "cache".to_owned(),
+            description: None,
+            version: self.instance.version,
+            values: values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            created_at: Timestamp::UNIX_EPOCH,
+            updated_at: Timestamp::UNIX_EPOCH,
         }
     }
 

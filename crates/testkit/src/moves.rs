@@ -24,6 +24,8 @@ pub enum Move<'a> {
     ExpectServing(&'a EngineSpec),
     /// The agent's record and the configuration say this engine.
     Configure(&'a EngineSpec),
+    /// The engine goes on with what this says, as the agent's record and the configuration do, under this generation.
+    Retune(&'a EngineSpec, Generation),
     /// The agent's record says this generation.
     Adopt(Generation),
     /// The engine of the configuration runs, reachable for the agent alone.
@@ -79,6 +81,7 @@ pub fn of_step(step: &Step) -> Vec<Move<'_>> {
             Task::Verify { expect } => vec![Move::ExpectServing(expect)],
             // Databases and accounts are no part of the world that is faked.
             Task::Section(_) | Task::Accounts { .. } => vec![],
+            Task::Configure { to, generation } => vec![Move::Retune(to, *generation)],
         },
         Step::Record(record) => vec![Move::Write(record)],
     }

@@ -79,6 +79,11 @@ impl Place {
                 }
             }
             Move::Configure(spec) => self.configuration = Some(spec.clone()),
+            Move::Retune(spec, generation) => {
+                self.running()?.runs = spec.clone();
+                self.configuration = Some(spec.clone());
+                self.generation = generation;
+            }
             Move::Adopt(generation) => self.generation = generation,
             Move::Prove(spec) => {
                 let counted = self.counted.unwrap_or(0);

@@ -212,7 +212,7 @@ impl FakeWorld {
                     row.generation = *generation;
                 }
             }
-            Record::Runs { spec, generation } => {
+            Record::Runs { spec, generation, .. } => {
                 if let Some(row) = &mut self.row {
                     row.version = spec.version;
                     row.generation = *generation;
@@ -272,6 +272,25 @@ impl FakeWorld {
         }
     }
 
+    /// The control plane's part of other settings for an engine that goes on. The agent has it take all of them or none.
+    fn ask_configure(&mut self, site: Site, to: &EngineSpec, generation: Generation) -> Ended {
+        if self.place.as_ref().is_some_and(|place| place.generation == generation) {
+            // It is done, and the agent keeps that it is.
+            self.schedule.faults.retain(|f| f.site != site || f.kind == Kind::Crash);
+        }
+        let fault = self.strike(site);
+        match fault {
+            Some(Fault { kind: Kind::Fail | Kind::FailForGood, .. }) => return Ended::Failed(injected(site)),
+            Some(Fault { kind: Kind::Crash, moment: Moment::Before, .. }) => return Ended::Crashed,
+            Some(Fault { kind: Kind::Crash, moment: Moment::Midway | Moment::After, .. }) | None => {}
+        }
+        if let Err(why) = self.make(Move::Retune(to, generation)) {
+            return Ended::Failed(Cause::new(why, ""));
+        }
+        self.clients_write();
+        if fault.is_some() { Ended::Crashed } else { Ended::Done }
+    }
+
     fn cancelled(&mut self, layer: Layer) -> Option<Cause> {
         self.schedule.cancels(layer).then(|| Cause::new("cancelled", ""))
     }
@@ -280,9 +299,10 @@ impl FakeWorld {
 impl Performer<Step> for FakeWorld {
     fn perform(&mut self, at: usize, step: &Step) -> Ended {
         let site = Site { layer: Layer::Plan, at, way: Way::Forward };
-        match moves::section_of(step) {
-            Some(section) => self.ask_section(site, section),
-            None => self.make_all(site, &moves::of_step(step)),
+        match (moves::section_of(step), moves::of_step(step).as_slice()) {
+            (Some(section), _) => self.ask_section(site, section),
+            (None, [Move::Retune(to, generation)]) => self.ask_configure(site, to, *generation),
+            (None, all) => self.make_all(site, all),
         }
     }
 

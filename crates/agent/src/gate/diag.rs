@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     pub(crate) unsent: u32,
     /// Whether the client has ever sent data.
     pub(crate) has_spoken: bool,
+    /// Whether the engine has ever sent data.
+    pub(crate) was_answered: bool,
     /// Since the client last sent data; if it never has, since it connected.
     pub(crate) since_received: Duration,
     /// Since the engine last sent data; if it never has, since the client connected.
@@ -182,13 +184,15 @@ fn read_connection(message: &[u8]) -> Option<(SocketAddr, Connection)> {
     };
     let mut attributes = message.get(INET_DIAG_MSG..)?;
     // Without a `struct tcp_info` it is taken for one that has just sent something.
-    let (mut since_received, mut since_sent, mut received_bytes) = (0, 0, None);
+    let (mut since_received, mut since_sent, mut received_bytes, mut sent_segments) = (0, 0, None, None);
     while let Some((kind, value, rest)) = split_attribute(attributes) {
         if kind == INET_DIAG_INFO {
             since_sent = u32_at(value, 44).unwrap_or_default();
             since_received = u32_at(value, 52).unwrap_or_default();
             // tcpi_bytes_received, since Linux 4.1
             received_bytes = value.get(128..136);
+            // tcpi_data_segs_out, since Linux 4.6
+            sent_segments = u32_at(value, 156);
         }
         attributes = rest;
     }
@@ -198,6 +202,7 @@ fn read_connection(message: &[u8]) -> Option<(SocketAddr, Connection)> {
         unread: u32_at(message, 56)?,
         unsent: u32_at(message, 60)?,
         has_spoken: received_bytes.is_none_or(|bytes| bytes.iter().any(|byte| *byte != 0)),
+        was_answered: sent_segments.is_none_or(|segments| segments != 0),
         since_received: Duration::from_millis(since_received.into()),
         since_sent: Duration::from_millis(since_sent.into()),
     };

@@ -4,8 +4,8 @@
 //! client has not acknowledged, and how long ago the client sent something. With nothing of the former and [`QUIET`] since
 //! the latter, a connection is taken for answered.
 //!
-//! Guarantees: never waits longer than the limit, but for the last look; takes what it can't see for a reason to wait, not
-//! for quiet; needs no privileges.
+//! Guarantees: never waits longer than the limit for those who were answered before, nor than [`NEW`] for those who never were,
+//! but for the last look; takes what it can't see for a reason to wait, not for quiet; needs no privileges.
 //!
 //! Does not see: a request that is read and takes longer than [`QUIET`] to answer, which looks like one that needs no
 //! answer (`BLPOP`, a subscriber). Sees only the network namespace it runs in.
@@ -20,9 +20,9 @@ use super::diag::{Connection, Error, connections, queued};
 /// How long a client may take between two steps, such as `AUTH` and its command. As exact as the kernel's tick (1 to 10 ms).
 pub(crate) const QUIET: Duration = Duration::from_millis(20);
 
-/// How long a new client may take to say something at all: its machine is busier than ours, or far away. Nobody waits for
-/// it beyond that, since some connect for later.
-const SILENT: Duration = Duration::from_millis(100);
+/// How long new clients may take to say something at all and to get their first answer, where the limit is shorter: their machine
+/// or ours is busy, or they are far away. Nobody waits for them beyond that, since some connect for later.
+const NEW: Duration = Duration::from_millis(500);
 
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(2);
@@ -63,12 +63,17 @@ pub(crate) fn quiet(connections: &[Connection]) -> bool {
 
 impl Connection {
     fn is_quiet(&self) -> bool {
-        let enough = if self.has_spoken { QUIET } else { SILENT };
+        let enough = if self.has_spoken { QUIET } else { NEW };
         self.unread == 0 && self.unsent == 0 && self.since_received >= enough
+    }
+
+    /// One who is busy all the time was answered at some time. MySQL speaks first.
+    fn is_new(&self) -> bool {
+        !self.has_spoken || !self.was_answered
     }
 }
 
-/// Waits until all connections to this address are quiet, `limit` at most.
+/// Waits until all connections to this address are quiet: `limit` at most, or [`NEW`] if that is longer and some are new.
 ///
 /// With the engine's listener given, connections that are not accepted are judged by its queue alone: it must be empty,
 /// and those in the queue of another listener at the same address are none of the engine's. Without it they count like any
@@ -84,6 +89,7 @@ async fn drain_by(look: impl Fn() -> Look, limit: Duration) -> Drained {
         let look = look();
         let took = started.elapsed();
         let outcome = look.outcome();
+        let limit = if look.waits_for_new() { limit.max(NEW) } else { limit };
         let done = match outcome {
             // Twice, since a connection is for a moment neither in the queue nor accepted.
             Outcome::Quiet => {
@@ -139,6 +145,11 @@ impl Look {
         if self.error.is_some() { Outcome::Unseen } else { Outcome::Quiet }
     }
 
+    /// Whether somebody waits who never got an answer.
+    fn waits_for_new(&self) -> bool {
+        self.queued > 0 || self.connections.iter().any(|connection| connection.is_new() && !connection.is_quiet())
+    }
+
     /// Once, of the last look.
     fn log(&self, outcome: Outcome) {
         if let Some(error) = &self.error {
@@ -171,6 +182,7 @@ mod tests {
         unread: 0,
         unsent: 0,
         has_spoken: true,
+        was_answered: true,
         since_received: QUIET,
         since_sent: Duration::ZERO,
     };
@@ -219,7 +231,7 @@ mod tests {
             Connection { unread: 1, ..QUIET_CONNECTION },
             Connection { unsent: 1, ..QUIET_CONNECTION },
             Connection { since_received: Duration::from_millis(19), ..QUIET_CONNECTION },
-            Connection { has_spoken: false, since_received: Duration::from_millis(99), ..QUIET_CONNECTION },
+            Connection { has_spoken: false, since_received: Duration::from_millis(499), ..QUIET_CONNECTION },
         ] {
             assert!(!quiet(&[QUIET_CONNECTION, busy]), "{busy:?}");
         }
@@ -373,11 +385,28 @@ mod tests {
         for (client, _) in &mut ends[..2] {
             client.write_all(b"PING\r\n").expect("a request");
         }
-        let old = |seen: &Connection| seen.since_received > SILENT;
+        let old = |seen: &Connection| seen.since_received > NEW;
         eventually("all are there and old", || seen(at).len() == 4 && seen(at).iter().all(old));
-        let drained = drained(at, Some(&listener), limit);
-        assert_eq!(drained.outcome, Outcome::Busy { connections: 3 });
-        assert!(drained.took >= limit && drained.took < limit + Duration::from_secs(2), "{drained:?}");
+        let new = drained(at, Some(&listener), limit);
+        assert_eq!(new.outcome, Outcome::Busy { connections: 3 });
+        assert!(new.took >= NEW && new.took < NEW + Duration::from_secs(2), "{new:?}");
+        // Those who were answered before are given less time.
+        let busy = || Look { connections: vec![Connection { unread: 6, ..QUIET_CONNECTION }], ..Look::default() };
+        let busy = block_on(drain_by(busy, limit));
+        assert_eq!(busy.outcome, Outcome::Busy { connections: 1 });
+        assert!(busy.took >= limit && busy.took < NEW, "{busy:?}");
+    }
+
+    #[test]
+    fn drain_knows_who_was_answered() {
+        let (listener, at) = listen("127.0.9.13:0");
+        let (mut client, mut server) = connected(&listener, at);
+        assert!(seen(at)[0].is_new());
+        client.write_all(b"PING\r\n").expect("a request");
+        eventually("the request is there", || seen(at)[0].unread == 6);
+        assert!(seen(at)[0].is_new());
+        server.write_all(b"+PONG\r\n").expect("an answer");
+        eventually("it was answered", || !seen(at)[0].is_new());
     }
 
     #[test]

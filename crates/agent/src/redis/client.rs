@@ -21,7 +21,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
-use super::{Error, Paths, Secrets, facts};
+use super::facts;
+use crate::site::{Error, Paths, Secrets};
 
 /// How long an engine may take to answer. Starting a writer of gigabytes takes it a second.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -155,7 +156,7 @@ impl Client {
     }
 
     /// Changes one setting at run time.
-    pub(super) async fn set(&self, name: &str, value: &str) -> Result<(), Error> {
+    pub(crate) async fn set(&self, name: &str, value: &str) -> Result<(), Error> {
         self.ask("CONFIG SET", redis::cmd("CONFIG").arg("SET").arg(name).arg(value)).await
     }
 

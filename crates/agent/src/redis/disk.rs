@@ -1,87 +1,36 @@
 //! The files of an engine, and which of them may be kept how.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use coffer_core::engine::redis::config::{AOF, AOF_DIR, RDB};
 use rustix::fs::OFlags;
 
-/// How an engine changes a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Written elsewhere and renamed into place: whoever has another name for it keeps it as it was.
-    Replaced,
-    /// Only ever made longer, and as a whole replaced.
-    Appended,
-    /// Anything else; small.
-    Other,
-}
+use crate::site::{self, File, Kind, ensure_absent, open};
 
-/// One file below a directory.
-#[derive(Clone, Debug)]
-pub(super) struct File {
-    /// From the directory on.
-    pub(super) path: PathBuf,
-    pub(super) size: u64,
-    pub(super) inode: u64,
-    pub(super) owner: u32,
-    pub(super) kind: Kind,
-}
-
-/// All files below the directory but those that an engine is just writing and will rename. Files may go away meanwhile.
+/// All files below the directory but those that an engine is just writing and will rename.
 pub(super) fn files(dir: &Path) -> io::Result<Vec<File>> {
-    let mut found = Vec::new();
-    collect(dir, Path::new(""), &mut found)?;
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
-}
-
-fn collect(dir: &Path, below: &Path, found: &mut Vec<File>) -> io::Result<()> {
-    let entries = match fs_err::read_dir(dir.join(below)) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let path = below.join(entry.file_name());
-        if is_unfinished(&path) {
-            continue;
-        }
-        let metadata = match fs_err::symlink_metadata(entry.path()) {
-            Ok(metadata) => metadata,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        };
-        if metadata.is_dir() {
-            collect(dir, &path, found)?;
-        } else if metadata.is_file() {
-            let (size, inode, owner) = (metadata.len(), metadata.ino(), metadata.uid());
-            found.push(File { kind: kind(&path), path, size, inode, owner });
-        }
-    }
-    Ok(())
+    site::list(dir, kind)
 }
 
 fn name(path: &Path) -> &str {
     path.file_name().and_then(|n| n.to_str()).unwrap_or_default()
 }
 
-fn is_unfinished(path: &Path) -> bool {
-    name(path).starts_with("temp-") || name(path).starts_with("users.acl.tmp")
-}
-
-fn kind(path: &Path) -> Kind {
+/// How Redis and Valkey change this file; `None` for one that is just being written and will be renamed.
+pub fn kind(path: &Path) -> Option<Kind> {
     let name = name(path);
     let part = |ending: &str| path.starts_with(AOF_DIR) && name.starts_with(AOF) && name.ends_with(ending);
-    match name {
+    if name.starts_with("temp-") || name.starts_with("users.acl.tmp") {
+        return None;
+    }
+    Some(match name {
         RDB => Kind::Replaced,
         AOF => Kind::Appended,
         _ if part(".base.rdb") || part(".base.aof") => Kind::Replaced,
         _ if part(".incr.aof") => Kind::Appended,
         _ => Kind::Other,
-    }
+    })
 }
 
 /// Which of its files an engine would load.
@@ -135,13 +84,6 @@ fn free_memory() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// Never through a symbolic link: the directory is the engine's.
-pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<std::fs::File> {
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    let file = rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
-    Ok(file.into())
-}
-
 /// Removes what [`to_load`] calls append-only. From the first act on it is no longer there as a whole.
 pub(super) fn forget_append_only(data: &Path) -> io::Result<()> {
     let gone = data.join("temp-forgotten-appendonlydir");
@@ -152,19 +94,6 @@ pub(super) fn forget_append_only(data: &Path) -> io::Result<()> {
     }
     ensure_absent(&data.join(AOF))?;
     ensure_absent(&gone)
-}
-
-/// Makes the file or directory not be there.
-pub(crate) fn ensure_absent(path: &Path) -> io::Result<()> {
-    let removed = match fs_err::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs_err::remove_dir_all(path),
-        Ok(_) => fs_err::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match removed {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! Gathers what the checks judge.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 use coffer_core::engine::redis::checks::Facts;
 use coffer_core::spec::EngineSpec;
 use redis::Value;
 
-use super::disk::{self, Kind};
-use super::{Client, Error, Paths, survey};
+use super::{Client, disk, survey};
+use crate::site::{self, Error, Kind, Paths};
 
 /// How many keys are looked at for their types.
 const KEYS: usize = 10_000;
@@ -35,7 +33,7 @@ pub(super) async fn gather(client: &Client, _spec: &EngineSpec, paths: &Paths) -
         appended_bytes: files.iter().filter(|f| f.kind == Kind::Appended).map(|f| f.size).max().unwrap_or(0),
         free_bytes: room.f_bavail * room.f_frsize,
         memory_available_bytes: memory_available(),
-        foreign_files: foreign_files(paths)?,
+        foreign_files: site::foreign_files(paths, disk::kind)?,
     })
 }
 
@@ -59,18 +57,4 @@ fn memory_available() -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
-}
-
-/// Files of which the owner is not that of the data directory, which is the engine.
-fn foreign_files(paths: &Paths) -> Result<Vec<String>, Error> {
-    let owner = fs_err::metadata(&paths.data)?.uid();
-    let mut foreign = Vec::new();
-    for (name, dir) in [("data", &paths.data), ("conf", &paths.conf)] {
-        for file in disk::files(dir)? {
-            if file.owner != owner {
-                foreign.push(Path::new(name).join(&file.path).display().to_string());
-            }
-        }
-    }
-    Ok(foreign)
 }

@@ -8,7 +8,8 @@ use redis::{Pipeline, RedisResult, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::client::parse_info;
-use super::{Client, Error, hex, survey};
+use super::{Client, survey};
+use crate::site::{Error, hex};
 
 /// Up to so many keys are counted by type, which takes 15 ms on a busy machine. Of more, the sample has some of each type.
 const COUNTED: u64 = 2_000;

@@ -1,9 +1,7 @@
 //! From a spec to files and a launch.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use coffer_core::datastore::{Datastore, Number};
 use coffer_core::engine::redis::acl::{self, User as AclUser};
@@ -14,31 +12,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::client::pauses_writes;
 use super::disk::{self, OnDisk};
-use super::{Error, Paths, Secrets, hex};
-use crate::sandbox::{Bind, Launch, User};
+use crate::sandbox::{Bind, Launch};
+use crate::site::{Error, Exposure, Port, Site, ensure_dir, hex, inside, replace};
 
 /// Files that an engine opens beside one per client.
 const FILES_BESIDE_CLIENTS: u64 = 256;
 /// The number of clients where nobody says anything.
 const CLIENTS: u64 = 10_000;
-
-/// For whom an engine is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exposure {
-    /// For the agent alone: it writes no snapshot by itself and evicts nothing. For proving.
-    Closed,
-    /// For clients, at the instance's own address and port.
-    Open,
-}
-
-/// When an engine opens its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
-    /// When it starts. Whether clients then reach it is for the gate.
-    AtStart,
-    /// When it is told to by [`super::Client::listen`].
-    Later,
-}
 
 /// Whether an engine can open its port while it runs, by [`super::Client::listen`]. If not, it has to be stopped by
 /// [`super::Client::stop`] and started again.
@@ -46,9 +26,10 @@ pub fn opens_in_place(number: Number) -> bool {
     number.at_least(7, 0)
 }
 
-/// Writes `redis.conf`, and the ACL file from 6.0 on, whole or not at all, mode 0600, owned by `user`. Users that are
+/// Writes `redis.conf`, and the ACL file from 6.0 on, whole or not at all, mode 0600, owned by the engine's user. Users that are
 /// there already stay as they are; what the version needs of them is added. The directories are made where they lack.
-pub fn write_config(spec: &EngineSpec, paths: &Paths, secrets: &Secrets, user: User) -> Result<(), Error> {
+pub fn write_config(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    let Site { paths, secrets, user, .. } = site;
     for dir in [&paths.data, &paths.conf, &paths.run] {
         ensure_dir(dir, user)?;
     }
@@ -73,14 +54,8 @@ pub fn write_config(spec: &EngineSpec, paths: &Paths, secrets: &Secrets, user: U
 
 /// What starts this engine on what is on disk. Needs the files of [`write_config`]. Log and lock are in `paths.agent`; control
 /// group and gate are left to the caller.
-pub fn launch(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    user: User,
-    exposure: Exposure,
-    port: Port,
-) -> Result<Launch, Error> {
+pub fn launch(spec: &EngineSpec, site: Site<'_>, exposure: Exposure, port: Port) -> Result<Launch, Error> {
+    let Site { root, paths, user, .. } = site;
     let mut argv = vec![program(spec.datastore(), root), CONFIG_FILE.to_owned()];
     let mut with = |name: &str, value: &str| argv.extend([format!("--{name}"), value.to_owned()]);
     match disk::to_load(&paths.data, opens_in_place(spec.number)) {
@@ -132,49 +107,6 @@ fn program(datastore: Datastore, root: &Path) -> String {
     found.unwrap_or(&places[0]).clone()
 }
 
-/// Where a file of the sandbox is on the host, given what its directory is there.
-pub(crate) fn inside(dir: &Path, path: &str) -> PathBuf {
-    dir.join(path.rsplit('/').next().unwrap_or(path))
-}
-
 fn hash(password: &SecretString) -> String {
     hex(&Sha256::digest(password.expose_secret()))
-}
-
-pub(crate) fn ensure_dir(dir: &Path, user: User) -> Result<(), Error> {
-    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
-        _ => {}
-    }
-    if let Some((uid, gid)) = owner(user) {
-        rustix::fs::chown(dir, Some(uid), Some(gid)).map_err(std::io::Error::from)?;
-    }
-    Ok(())
-}
-
-/// Whose the engine's files are. Only root can give files away; an ordinary user's engine is that user.
-fn owner(user: User) -> Option<(rustix::fs::Uid, rustix::fs::Gid)> {
-    match user {
-        User::Fixed { uid, gid } if rustix::process::geteuid().is_root() => {
-            Some((rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid)))
-        }
-        User::Fixed { .. } | User::Own => None,
-    }
-}
-
-pub(crate) fn replace(path: &Path, content: &[u8], user: User) -> Result<(), Error> {
-    let new = path.with_extension("new");
-    disk::ensure_absent(&new)?;
-    let mut file = fs_err::OpenOptions::new();
-    file.write(true).create_new(true);
-    file.options_mut().mode(0o600);
-    let mut file = file.open(&new)?;
-    file.write_all(content)?;
-    file.sync_data()?;
-    // Through the open file: its name lies in a directory of the engine's.
-    if let Some((uid, gid)) = owner(user) {
-        rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(std::io::Error::from)?;
-    }
-    fs_err::rename(&new, path)?;
-    Ok(())
 }

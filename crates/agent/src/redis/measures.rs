@@ -11,7 +11,8 @@ use coffer_core::engine::redis::config::Persistence;
 use coffer_core::spec::EngineSpec;
 use tokio::time::{Instant, sleep};
 
-use super::{Client, Error, Paths, Temporary, disk, survey};
+use super::{Client, Temporary, disk, survey};
+use crate::site::{Error, Paths};
 
 /// How long the engine may write its data anew. Disks that write 30 MB/s do 100 GB in that time.
 const WRITER_LIMIT: Duration = Duration::from_secs(3600);

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::launch::QUICK_HZ;
 use super::measures::unsafe_to_stop;
-use super::{Client, Error, Fingerprint, Temporary, fingerprint};
-use crate::sandbox::{Exit, Process};
+use super::{Client, Fingerprint, Temporary, fingerprint};
+use crate::sandbox::Process;
+use crate::site::{Error, until_ended};
 
 /// How long writes wait before the engine lets them go on by itself. They are answered by the old engine then and lost
 /// with nothing, since it keeps them; only the fingerprint no longer fits.
@@ -120,10 +121,15 @@ impl Client {
     /// started closed.
     pub async fn prove(&self, spec: &EngineSpec, before: &Fingerprint) -> Result<Vec<Finding>, Error> {
         let mut findings = self.verify_closed(spec).await?;
+        findings.extend(self.compare(before).await?);
+        Ok(findings)
+    }
+
+    /// What it holds otherwise than `before` says.
+    pub(crate) async fn compare(&self, before: &Fingerprint) -> Result<Vec<Finding>, Error> {
         let sample: Vec<SampleKey> = before.sample.iter().map(|s| s.at.clone()).collect();
         let (after, _) = self.fingerprint(&sample, before.types.is_some()).await?;
-        findings.extend(compare(before, &after));
-        Ok(findings)
+        Ok(compare(before, &after))
     }
 
     /// Whether it has its port.
@@ -140,17 +146,6 @@ impl Client {
     /// Ends what makes an engine that was started closed other than clients may have it. Can be called again.
     pub async fn lift(&self, spec: &EngineSpec) -> Result<(), Error> {
         self.set("maxmemory", &Config::of(spec, None).value("maxmemory").unwrap_or_default()).await
-    }
-}
-
-/// Waits for the end of an engine that was told to end. An error unless it ends with status 0, as far as anybody knows.
-pub(crate) async fn until_ended(spec: &EngineSpec, process: &Process, within: Duration) -> Result<(), Error> {
-    match tokio::time::timeout(within, process.exited()).await {
-        Ok(exit) => match exit? {
-            Exit::Code(0) | Exit::Unknown => Ok(()),
-            exit => Err(Error::Ended { what: spec.label(), exit: exit.to_string(), log: String::new() }),
-        },
-        Err(_) => Err(Error::Late { what: "end", within, detail: String::new() }),
     }
 }
 

@@ -6,8 +6,9 @@ use coffer_core::engine::redis::proof::{Key, SampleKey};
 use redis::RedisResult;
 use sha2::{Digest as _, Sha256};
 
+use super::Client;
 use super::client::parse_info;
-use super::{Client, Error};
+use crate::site::Error;
 
 /// How many keys of each type are compared as a whole.
 const PER_TYPE: usize = 32;

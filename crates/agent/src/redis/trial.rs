@@ -5,56 +5,39 @@ use std::time::Duration;
 
 use coffer_core::engine::redis::config::ACL_FILE;
 use coffer_core::spec::EngineSpec;
-use rustix::process::Signal;
 
-use super::disk::ensure_absent;
-use super::launch::ensure_dir;
-use super::{Client, Error, Exposure, Paths, Port, Secrets, last_words, launch, write_config};
+use super::{Client, launch, write_config};
 use crate::sandbox::{self, User};
+use crate::site::{Error, Exposure, Paths, Port, Site, end_trial, ensure_dir, inside, last_words, trial};
 
 /// How long the target may take to answer. It has nothing to load.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How long the killed target may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts the target on its rendered configuration and the users of the running engine, in a scratch directory, closed
 /// and without data, waits for its PONG, looks whether its configuration is in force, and ends it. The error has the last
 /// lines of its log. Nothing is left behind, also not of an earlier trial that was interrupted.
-pub async fn try_target(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-) -> Result<(), Error> {
-    let scratch = paths.agent.join("trial");
+pub async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
     // An agent that died during a trial may have left the target running.
-    sandbox::end(&Paths::of(&scratch).agent.join("engine.lock")).await?;
-    ensure_absent(&scratch)?;
-    let result = run(spec, root, paths, secrets, user, &scratch).await;
-    ensure_absent(&scratch)?;
+    end_trial(site.paths).await?;
+    let result = run(spec, site, &trial(site.paths)).await;
+    end_trial(site.paths).await?;
     result
 }
 
-async fn run(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-    scratch: &Path,
-) -> Result<(), Error> {
+async fn run(spec: &EngineSpec, site: Site<'_>, scratch: &Path) -> Result<(), Error> {
+    let Site { paths, secrets, user, .. } = site;
     let trial = Paths::of(scratch);
+    let there = Site { paths: &trial, ..site };
     for dir in [scratch, &trial.agent] {
         ensure_dir(dir, User::Own)?;
     }
     ensure_dir(&trial.conf, user)?;
-    let users = paths.conf.join(ACL_FILE.trim_start_matches("/conf/"));
+    let users = inside(&paths.conf, ACL_FILE);
     if users.exists() {
-        fs_err::copy(&users, trial.conf.join(ACL_FILE.trim_start_matches("/conf/")))?;
+        fs_err::copy(&users, inside(&trial.conf, ACL_FILE))?;
     }
-    write_config(spec, &trial, secrets, user)?;
-    let launch = launch(spec, root, &trial, user, Exposure::Closed, Port::Later)?;
+    write_config(spec, there)?;
+    let launch = launch(spec, there, Exposure::Closed, Port::Later)?;
     let started = sandbox::start(&launch)?;
     let answer = tokio::select! {
         answer = Client::ready(spec, &trial, secrets, ANSWER_LIMIT) => match answer {
@@ -67,8 +50,6 @@ async fn run(
             log: last_words(&launch.log, 0, secrets),
         }),
     };
-    started.process.signal(Signal::KILL)?;
-    let _ = tokio::time::timeout(KILL_LIMIT, started.process.exited()).await;
     let findings = answer.map_err(|e| match e {
         Error::Late { what, within, .. } => {
             Error::Late { what, within, detail: format!("; its last words: {}", last_words(&launch.log, 0, secrets)) }

@@ -10,7 +10,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::Client;
 use super::client::{Texts, text};
-use crate::redis::Error;
+use crate::site::Error;
 
 /// The databases whose name matches the pattern of one of an account's grants.
 const GRANTED: &str = "SELECT DISTINCT s.schema_name FROM mysql.db d JOIN information_schema.schemata s \
@@ -198,7 +198,13 @@ impl Client {
         for system in ["mysql", "sys"] {
             self.done("GRANT", Sql::new("GRANT SHOW VIEW ON ").only(system).words(".* TO ").account(&root)).await?;
         }
-        let history = if self.is_mariadb().await? { ", DELETE HISTORY" } else { "" };
+        let history = if self.is_mariadb().await? {
+            ", DELETE HISTORY"
+        } else {
+            self.done("GRANT", Sql::new("GRANT SELECT ON ").name("performance_schema").words(".* TO ").account(&root))
+                .await?;
+            ""
+        };
         let everywhere =
             Sql::new("GRANT ").words(ROOT_ON_DATABASES).words(history).words(" ON `%`.* TO ").account(&root);
         self.done("GRANT", everywhere).await?;

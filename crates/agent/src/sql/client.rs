@@ -1,6 +1,7 @@
 //! The connection to an engine, and what can be asked of it without changing anything.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,14 +9,16 @@ use std::time::Duration;
 
 use coffer_core::datastore::Number;
 use coffer_core::engine::sql::config;
+use coffer_core::engine::sql::dialect::Dialect;
+use coffer_core::engine::sql::in_force::is_in_force;
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow, MySqlSslMode};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::redis::{Error, Paths};
+use crate::site::{Error, Paths};
 
 /// How long an engine may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
@@ -24,6 +27,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 /// How long one attempt to reach a starting engine may take.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
+/// What it says where there is no room for what it has to write (`ER_DISK_FULL`).
+const DISK_FULL: u16 = 1021;
 
 /// A row as text, column by column; `None` is NULL.
 pub(super) type Texts = Vec<Option<Vec<u8>>>;
@@ -32,11 +37,13 @@ pub(super) type Texts = Vec<Option<Vec<u8>>>;
 #[derive(Clone)]
 pub(crate) struct Client {
     connection: Arc<Mutex<MySqlConnection>>,
+    pub(super) dialect: Dialect,
+    pub(super) paths: Paths,
 }
 
 impl Client {
     /// Connects. Fails when nothing listens.
-    pub(crate) async fn connect(paths: &Paths) -> Result<Self, Error> {
+    pub(crate) async fn connect(dialect: Dialect, paths: &Paths) -> Result<Self, Error> {
         // A path in a deep volume is longer than the 108 bytes that an address takes; one through an open directory is not.
         let run = fs_err::File::open(&paths.run)?;
         let name = config::SOCKET.rsplit('/').next().unwrap_or_default();
@@ -46,15 +53,18 @@ impl Client {
             .await
             .map_err(|_| Error::Late { what: "answer", within: ANSWER_LIMIT, detail: String::new() })?
             .map_err(|e| error("the login", e))?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+        let client = Self { connection: Arc::new(Mutex::new(connection)), dialect, paths: paths.clone() };
+        client.run("SET SESSION", &dialect.session()).await?;
+        client.run("SET NAMES", "SET NAMES utf8mb4").await?;
+        Ok(client)
     }
 
     /// Connects as soon as the engine lets the agent in, which it does when it has recovered. Race it against the end of
     /// the process, of which it knows nothing.
-    pub(crate) async fn ready(paths: &Paths) -> Result<Self, Error> {
+    pub(crate) async fn ready(dialect: Dialect, paths: &Paths) -> Result<Self, Error> {
         let began = Instant::now();
         loop {
-            let why = match tokio::time::timeout(ATTEMPT_LIMIT, Self::connect(paths)).await {
+            let why = match tokio::time::timeout(ATTEMPT_LIMIT, Self::connect(dialect, paths)).await {
                 Ok(Ok(client)) => return Ok(client),
                 Ok(Err(why)) => format!(": {why}"),
                 Err(_) => String::new(),
@@ -72,16 +82,11 @@ impl Client {
         said.split('-').next().and_then(|v| v.parse().ok()).ok_or(Error::Misunderstood { command: "VERSION()" })
     }
 
-    /// What stands in the way of a stop for an upgrade.
-    pub(crate) async fn look(&self) -> Result<Vec<Finding>, Error> {
-        let prepared = self.rows("XA RECOVER", "XA RECOVER").await?;
-        let finding = Finding::error(
-            "xa.prepared",
-            "engine",
-            format!("{} transactions are prepared and not decided", prepared.len()),
-            "XA RECOVER, then XA COMMIT or XA ROLLBACK each",
-        );
-        Ok(if prepared.is_empty() { Vec::new() } else { vec![finding] })
+    /// The transactions that are prepared and not decided, in a sentence, if there are any.
+    pub(crate) async fn undecided(&self) -> Result<Option<String>, Error> {
+        let prepared = self.rows("XA RECOVER", "XA RECOVER").await?.len();
+        Ok((prepared > 0)
+            .then(|| format!("{prepared} transactions are prepared and not decided (XA RECOVER names them)")))
     }
 
     /// Whether the engine is what `expect` says, and has read its configuration: one that ignores its file answers too.
@@ -99,6 +104,17 @@ impl Client {
             if is != wanted {
                 let message = format!("it is {is} instead of {wanted}");
                 findings.push(Finding::error("config.value", name, message, "restart the instance"));
+            }
+        }
+        // Engines may correct what they are told, which is worth a word and no more.
+        let version = (expect.datastore(), expect.number);
+        let rows = self.rows("SHOW VARIABLES", "SHOW GLOBAL VARIABLES").await?;
+        let shown: BTreeMap<_, _> = rows.iter().map(|row| (text(row, 0), text(row, 1))).collect();
+        let told: BTreeMap<_, _> = config::settings(expect).into_iter().collect();
+        for (name, wanted) in &told {
+            if let Some(is) = shown.get(name).filter(|is| !is_in_force(version, name, wanted, is)) {
+                let message = format!("it is {is} instead of {wanted}");
+                findings.push(Finding::warning("config.value", name, message, "choose a value that the engine takes"));
             }
         }
         Ok(findings)
@@ -124,6 +140,16 @@ impl Client {
     /// Does something. `what` names it in errors: the statement itself may hold what is not to be told.
     pub(super) async fn run(&self, what: &'static str, sql: &str) -> Result<(), Error> {
         self.rows(what, sql).await.map(drop)
+    }
+
+    /// All rows of a question that the engine gives up after so long.
+    pub(super) async fn rows_within(
+        &self,
+        what: &'static str,
+        sql: &str,
+        limit: Duration,
+    ) -> Result<Vec<Texts>, Error> {
+        self.rows(what, &self.dialect.within(sql, limit)).await
     }
 
     /// All rows that a statement gives, as the engine writes them as text.
@@ -160,7 +186,13 @@ pub(super) fn text(row: &Texts, at: usize) -> String {
 
 fn error(command: &'static str, error: sqlx::Error) -> Error {
     match error {
-        sqlx::Error::Database(e) => Error::Refused { command, reason: e.message().to_owned() },
+        sqlx::Error::Database(e) => match e.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number) {
+            Some(number) if Dialect::is_timeout(number) => {
+                Error::Late { what: "answer", within: Duration::ZERO, detail: format!(" ({command})") }
+            }
+            Some(DISK_FULL) => Error::Io(io::ErrorKind::StorageFull.into()),
+            _ => Error::Refused { command, reason: e.message().to_owned() },
+        },
         sqlx::Error::Io(e) => Error::Unreachable { socket: PathBuf::from(config::SOCKET), reason: e.to_string() },
         other => Error::Unreachable { socket: PathBuf::from(config::SOCKET), reason: format!("{command}: {other}") },
     }

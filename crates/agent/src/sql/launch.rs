@@ -5,27 +5,27 @@ use std::path::Path;
 use std::time::Duration;
 
 use coffer_core::engine::sql::config::{self, AGENT, CONFIG_FILE, PASSWD_FILE, SOCKET};
+use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::spec::EngineSpec;
 
-use crate::redis::{Error, Paths, Port, Secrets, ensure_absent, ensure_dir, inside, last_words, replace};
 use crate::sandbox::{self, Bind, CgroupLimits, Exit, Launch, User};
+use crate::site::{Error, Paths, Port, Secrets, Site, ensure_absent, ensure_dir, inside, last_words, replace};
 
-/// Where the package has the server.
-pub(super) const PROGRAM: &str = "/usr/sbin/mariadbd";
+/// What the engine says, in the agent's directory.
+pub(super) const LOG: &str = "engine.log";
 const UPGRADE: &str = "/usr/bin/mariadb-upgrade";
 /// What holds the lock of the engine's own step, and where its output goes.
 const UPGRADE_LOCK: &str = "upgrade.lock";
 const UPGRADE_LOG: &str = "upgrade.log";
 /// Files that an engine opens beside one per client: its tables, of which it keeps many open.
 const FILES_BESIDE_CLIENTS: u64 = 16_384;
-/// How long the target may take to read its configuration.
-const TRY_LIMIT: Duration = Duration::from_secs(60);
 /// How long the engine's own step may take where nobody waits for it. Those who wait are cut off earlier by their own limit.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// Writes `my.cnf` and the file of names, whole or not at all, mode 0600, owned by `user`: an engine ignores a file that
+/// Writes `my.cnf` and the file of names, whole or not at all, mode 0600, owned by the engine's user: an engine ignores a file that
 /// others may write. The directories are made where they lack.
-pub(crate) fn write_config(spec: &EngineSpec, paths: &Paths, user: User) -> Result<(), Error> {
+pub(crate) fn write_config(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+    let Site { paths, user, .. } = site;
     let tmp = inside(&paths.run, config::TMP);
     for dir in [&paths.data, &paths.conf, &paths.run, &tmp] {
         ensure_dir(dir, user)?;
@@ -42,9 +42,9 @@ pub(crate) fn write_config(spec: &EngineSpec, paths: &Paths, user: User) -> Resu
 
 /// What starts this engine. Needs the files of [`write_config`] and a data directory. Control group and gate are left to
 /// the caller.
-pub(crate) fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, port: Port) -> Launch {
-    let mut launch = base(root, paths, user);
-    launch.argv = vec![PROGRAM.to_owned(), format!("--defaults-file={CONFIG_FILE}")];
+pub(crate) fn launch(spec: &EngineSpec, site: Site<'_>, port: Port) -> Launch {
+    let mut launch = base(site);
+    launch.argv = vec![Dialect::of(spec).program().to_owned(), format!("--defaults-file={CONFIG_FILE}")];
     if port == Port::Later {
         launch.argv.push("--skip-networking".to_owned());
     }
@@ -53,7 +53,8 @@ pub(crate) fn launch(spec: &EngineSpec, root: &Path, paths: &Paths, user: User, 
 }
 
 /// A launch without a program.
-pub(super) fn base(root: &Path, paths: &Paths, user: User) -> Launch {
+pub(super) fn base(site: Site<'_>) -> Launch {
+    let Site { root, paths, user, .. } = site;
     let bind =
         |source: &Path, target: &str, read_only| Bind { source: source.to_owned(), target: target.into(), read_only };
     Launch {
@@ -69,7 +70,7 @@ pub(super) fn base(root: &Path, paths: &Paths, user: User) -> Launch {
         user,
         open_files: FILES_BESIDE_CLIENTS,
         cgroup: None,
-        log: paths.agent.join("engine.log"),
+        log: paths.agent.join(LOG),
         lock: paths.agent.join("engine.lock"),
         cwd: "/data".into(),
         stdin: None,
@@ -79,15 +80,10 @@ pub(super) fn base(root: &Path, paths: &Paths, user: User) -> Launch {
 
 /// The engine's own step after a change of its version, by `mariadb-upgrade`, on the engine that runs. Can be called again.
 /// Gives the last lines of what it said. What it said as a whole is in `agent/upgrade.log`.
-pub(crate) async fn upgrade(
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-    cgroup: Option<CgroupLimits>,
-) -> Result<String, Error> {
+pub(super) async fn upgrade(site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
+    let Site { paths, secrets, .. } = site;
     end_upgrade(paths).await?;
-    let mut launch = base(root, paths, user);
+    let mut launch = base(site);
     launch.argv =
         [UPGRADE, "--no-defaults", &format!("--socket={SOCKET}"), &format!("--user={AGENT}")].map(str::to_owned).into();
     launch.env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("HOME".to_owned(), "/tmp".to_owned())].into();
@@ -101,30 +97,6 @@ pub(crate) async fn upgrade(
 /// Ends the engine's own step where it is still under way: whoever asked for it has given up, or died.
 pub(crate) async fn end_upgrade(paths: &Paths) -> Result<(), Error> {
     Ok(sandbox::end(&paths.agent.join(UPGRADE_LOCK)).await?)
-}
-
-/// Asks the target binary whether it takes the rendered configuration, in a scratch directory: it reads all of it when it
-/// is asked for its help, and fails on a name that it does not know. Nothing is left behind.
-pub(crate) async fn try_target(
-    spec: &EngineSpec,
-    root: &Path,
-    paths: &Paths,
-    secrets: &Secrets,
-    user: User,
-) -> Result<(), Error> {
-    let scratch = paths.agent.join("trial");
-    let trial = Paths::of(&scratch);
-    sandbox::end(&trial.agent.join("engine.lock")).await?;
-    ensure_absent(&scratch)?;
-    for dir in [&scratch, &trial.agent] {
-        ensure_dir(dir, User::Own)?;
-    }
-    write_config(spec, &trial, user)?;
-    let mut launch = launch(spec, root, &trial, user, Port::Later);
-    launch.argv.extend(["--help", "--verbose"].map(str::to_owned));
-    let tried = finish(&launch, secrets, TRY_LIMIT, &spec.label()).await;
-    ensure_absent(&scratch)?;
-    tried.map(drop)
 }
 
 /// Runs a program to its end. An error unless it ends with status 0 in time; it does not go on then.

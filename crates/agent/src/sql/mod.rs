@@ -1,4 +1,4 @@
-//! How an agent runs, asks and changes MariaDB. The only place that speaks its protocol.
+//! How an agent runs, asks and changes MariaDB and MySQL. The only place that speaks their protocol.
 //!
 //! ```text
 //!   ensure_data                     a data directory that was never used, made by the engine's own scripts
@@ -9,8 +9,8 @@
 //!   Client::prepare                 dirty pages are written while it serves, so that the stop is short
 //!   Client::quiesce -> Holdings     nobody writes; what is there is read
 //!   Client::stop                    the engine has ended cleanly
-//!   upgrade                         the new engine's own step, `mariadb-upgrade`, while it is closed
-//!   Client::prove(&Holdings)        the new engine holds what was there
+//!   Client::own_step                the new engine's own step, `mariadb-upgrade`, while it is closed
+//!   Client::compare(&Holdings)      the new engine holds what was there
 //!   Client::lift                    as clients may have it
 //!   Client::settle                  the measures are over; also the undo of prepare
 //!   Client::accounts(&Request)      databases and accounts of the tenant: looked at, or changed
@@ -22,8 +22,12 @@ mod accounts;
 mod client;
 mod init;
 mod launch;
+mod live;
 mod read;
 mod section;
+mod survey;
+mod tables;
+mod trial;
 mod visitor;
 
 use coffer_core::engine::sql::proof::Sampled;
@@ -31,7 +35,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use client::Client;
 pub(crate) use init::ensure_data;
-pub(crate) use launch::{end_upgrade, launch, try_target, upgrade, write_config};
+pub(crate) use launch::{end_upgrade, launch, write_config};
+pub(crate) use trial::try_target;
 pub(crate) use visitor::Visitor;
 
 /// Measures that are in force only for a while. Written down by the caller before they are taken.
@@ -50,4 +55,7 @@ pub struct Measures {
     pub dirty_pages_pct: String,
     pub dirty_pages_pct_lwm: String,
     pub read_only: String,
+    /// `event_scheduler`; empty in what agents before this one wrote down, and left alone then.
+    #[serde(default)]
+    pub events: String,
 }

@@ -1,110 +1,145 @@
 //! Reads what an engine holds, as far as it is compared.
+//!
+//! While writes wait nothing is read that grows with the data: names and definitions, and of some tables a few hundred rows,
+//! which the engine gives up when they take too long.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
-use coffer_core::engine::sql::config::{SYSTEM_DATABASES, identifier, is_internal};
-use coffer_core::engine::sql::proof::{Holdings, Sampled};
+use coffer_core::engine::sql::config::{SYSTEM_DATABASES, is_internal, literal};
+use coffer_core::engine::sql::proof::{COLUMNS, Holdings, KEYS, LASTING, LONG, ROWS, Sampled, WHOLE, comparable};
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 use super::Client;
-use super::client::text;
-use crate::redis::{Error, hex};
+use super::client::{Texts, text};
+use crate::site::{Error, hex};
 
 /// So many tables are read. Of more, as many that are chosen by their name's digest.
 const TABLES: usize = 200;
-/// Tables with up to so many rows are read as a whole.
-const WHOLE: u64 = 1000;
-/// Of larger ones so many rows from either end of the primary key.
-const ROWS: usize = 20;
+
+/// How long the reading of tables may take.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    whole: Duration,
+    table: Duration,
+}
+
+/// While writes wait.
+pub(super) const QUICK: Limits = Limits { whole: Duration::from_secs(1), table: Duration::from_millis(200) };
+/// Of an engine that has nothing in its memory yet.
+pub(super) const PATIENT: Limits = Limits { whole: Duration::from_secs(10), table: Duration::from_secs(3) };
+
+/// Types without a length that may be long. Vectors are of a type that the protocol's library does not know.
+const UNMEASURED: &str = "'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring', 'multipolygon', \
+                          'geometrycollection', 'geomcollection', 'vector'";
+
+/// Objects that are compared by all that is told of them: what they are, and the question, which has their name first.
+/// `{system}` is in the place of the engine's own databases.
+const OBJECTS: &[(&str, &str)] = &[
+    (
+        "database",
+        "SELECT schema_name, default_character_set_name, default_collation_name FROM information_schema.schemata \
+         WHERE schema_name NOT IN ({system})",
+    ),
+    (
+        "table",
+        "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables WHERE table_schema NOT IN ({system})",
+    ),
+    (
+        "view",
+        "SELECT CONCAT(table_schema, '.', table_name), definer, security_type, check_option, view_definition \
+         FROM information_schema.views WHERE table_schema NOT IN ({system})",
+    ),
+    (
+        "routine",
+        "SELECT CONCAT(routine_schema, '.', routine_name), routine_type, definer, sql_mode, routine_definition \
+         FROM information_schema.routines WHERE routine_schema NOT IN ({system})",
+    ),
+    (
+        "parameter",
+        "SELECT CONCAT(specific_schema, '.', specific_name, ' ', routine_type, ' ', ordinal_position), parameter_mode, \
+         parameter_name, data_type FROM information_schema.parameters WHERE specific_schema NOT IN ({system})",
+    ),
+    (
+        "trigger",
+        "SELECT CONCAT(trigger_schema, '.', trigger_name), event_object_table, event_manipulation, action_timing, definer, \
+         action_statement FROM information_schema.triggers WHERE trigger_schema NOT IN ({system})",
+    ),
+    (
+        "event",
+        "SELECT CONCAT(event_schema, '.', event_name), status, definer, interval_value, interval_field, event_definition \
+         FROM information_schema.events WHERE event_schema NOT IN ({system})",
+    ),
+];
+
+/// What accounts may: to whom, on what, what.
+const PRIVILEGES: &[&str] = &[
+    "SELECT grantee, '', privilege_type FROM information_schema.user_privileges",
+    "SELECT grantee, table_schema, privilege_type FROM information_schema.schema_privileges",
+    "SELECT grantee, CONCAT(table_schema, '.', table_name), privilege_type FROM information_schema.table_privileges",
+    "SELECT grantee, CONCAT(table_schema, '.', table_name, '.', column_name), privilege_type \
+     FROM information_schema.column_privileges",
+    "SELECT CONCAT('''', user, '''@''', host, ''''), CONCAT(db, '.', routine_name), CONCAT(routine_type, ' ', proc_priv) \
+     FROM mysql.procs_priv",
+];
 
 /// Chooses the tables that are read, and how. The same tables give the same choice.
 pub(super) async fn choose(client: &Client) -> Result<Vec<Sampled>, Error> {
+    let lasting: Vec<_> = LASTING.iter().map(|engine| format!("'{engine}'")).collect();
     let sql = format!(
-        "SELECT table_schema, table_name, IFNULL(table_rows, 0) FROM information_schema.tables \
-         WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND table_schema NOT IN ({})",
+        "SELECT table_schema, table_name FROM information_schema.tables WHERE engine IN ({}) \
+         AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND table_schema NOT IN ({})",
+        lasting.join(", "),
         system()
     );
     let mut tables = client.rows("the list of tables", &sql).await?;
-    tables.sort_by_key(|row| digest(&[row[0].clone(), row[1].clone()]));
+    tables.sort_by_key(|row| digest(row));
     tables.truncate(TABLES);
-    let keys = keys(client).await?;
-    let sampled = tables.iter().filter_map(|row| {
-        let (database, table) = (text(row, 0), text(row, 1));
-        let small = text(row, 2).parse::<u64>().is_ok_and(|rows| rows <= WHOLE);
-        let key = keys.get(&(database.clone(), table.clone())).cloned().unwrap_or_default();
-        // A large one without a key has no order to read by.
-        (small || !key.is_empty()).then(|| Sampled { database, table, key: if small { Vec::new() } else { key } })
-    });
-    Ok(sampled.collect())
-}
-
-async fn keys(client: &Client) -> Result<BTreeMap<(String, String), Vec<String>>, Error> {
-    let sql = format!(
-        "SELECT table_schema, table_name, column_name FROM information_schema.key_column_usage \
-         WHERE constraint_name = 'PRIMARY' AND table_schema NOT IN ({}) ORDER BY 1, 2, ordinal_position",
-        system()
-    );
-    let mut keys = BTreeMap::<_, Vec<_>>::new();
-    for row in client.rows("the list of keys", &sql).await? {
-        keys.entry((text(&row, 0), text(&row, 1))).or_default().push(text(&row, 2));
+    let mut sampled = Vec::new();
+    for row in &tables {
+        let mut table = Sampled { database: text(row, 0), table: text(row, 1), ..Sampled::default() };
+        let columns = format!(
+            "SELECT column_name, IFNULL(character_octet_length, 0) > {LONG} OR data_type IN ({UNMEASURED}) \
+             FROM information_schema.columns WHERE {} AND IFNULL(generation_expression, '') = '' ORDER BY ordinal_position",
+            of(&table)
+        );
+        for row in client.rows("the columns of a table", &columns).await? {
+            if text(&row, 1) == "1" {
+                table.long.push(text(&row, 0));
+            }
+            table.columns.push(text(&row, 0));
+        }
+        let key = format!(
+            "SELECT column_name FROM information_schema.statistics WHERE {} AND index_name = 'PRIMARY' ORDER BY seq_in_index",
+            of(&table)
+        );
+        table.key = client.rows("the key of a table", &key).await?.iter().map(|row| text(row, 0)).collect();
+        if !table.columns.is_empty() {
+            sampled.push(table);
+        }
     }
-    Ok(keys)
+    Ok(sampled)
 }
 
 /// What there is. Nobody may write meanwhile.
-pub(super) async fn holdings(client: &Client, tables: &[Sampled]) -> Result<Holdings, Error> {
-    client.run("SET NAMES", "SET NAMES utf8mb4").await?;
+pub(super) async fn holdings(client: &Client, tables: &[Sampled], limits: Limits) -> Result<Holdings, Error> {
     let mut holdings = Holdings { number: Some(client.version().await?), ..Holdings::default() };
     let system = system();
-    for (kind, sql) in [
-        (
-            "database",
-            format!(
-                "SELECT schema_name, default_character_set_name, default_collation_name FROM information_schema.schemata WHERE schema_name NOT IN ({system})"
-            ),
-        ),
-        (
-            "table",
-            format!(
-                "SELECT CONCAT(table_schema, '.', table_name), table_type, engine, table_collation FROM information_schema.tables WHERE table_schema NOT IN ({system})"
-            ),
-        ),
-        (
-            "routine",
-            format!(
-                "SELECT CONCAT(routine_schema, '.', routine_name), routine_type, definer, sql_mode, routine_definition FROM information_schema.routines WHERE routine_schema NOT IN ({system})"
-            ),
-        ),
-        (
-            "trigger",
-            format!(
-                "SELECT CONCAT(trigger_schema, '.', trigger_name), event_object_table, event_manipulation, action_timing, definer, action_statement FROM information_schema.triggers WHERE trigger_schema NOT IN ({system})"
-            ),
-        ),
-        (
-            "event",
-            format!(
-                "SELECT CONCAT(event_schema, '.', event_name), status, definer, interval_value, interval_field, event_definition FROM information_schema.events WHERE event_schema NOT IN ({system})"
-            ),
-        ),
-    ] {
-        for row in client.rows("the question what there is", &sql).await? {
-            holdings.objects.insert(format!("{kind} {}", text(&row, 0)), digest(&row[1..]));
+    for (kind, sql) in OBJECTS {
+        for row in client.rows("the question what there is", &sql.replace("{system}", &system)).await? {
+            holdings.objects.insert(format!("{kind} {}", text(&row, 0)), digest_of_names(&row[1..]));
         }
     }
-    for row in client
-        .rows("the list of accounts", "SELECT user, host, plugin, authentication_string, is_role FROM mysql.user")
-        .await?
-    {
-        if !is_internal(&text(&row, 0)) {
-            holdings.objects.insert(format!("user {}@{}", text(&row, 0), text(&row, 1)), digest(&row[2..]));
+    // Whose they are comes first: the internal ones are not compared.
+    for (kind, sql) in client.dialect.accounts() {
+        for row in client.rows("the list of accounts", sql).await? {
+            if !is_internal(&text(&row, 0)) {
+                let name = format!("{kind} {}@{}", text(&row, 0), text(&row, 1));
+                holdings.objects.insert(name, digest(&row[2..]));
+            }
         }
     }
-    for sql in [
-        "SELECT grantee, '', privilege_type FROM information_schema.user_privileges",
-        "SELECT grantee, table_schema, privilege_type FROM information_schema.schema_privileges",
-        "SELECT grantee, CONCAT(table_schema, '.', table_name), privilege_type FROM information_schema.table_privileges",
-    ] {
+    for sql in PRIVILEGES {
         for row in client.rows("the list of privileges", sql).await? {
             let user = text(&row, 0);
             let user = user.trim_start_matches('\'').split('\'').next().unwrap_or_default();
@@ -113,37 +148,87 @@ pub(super) async fn holdings(client: &Client, tables: &[Sampled]) -> Result<Hold
             }
         }
     }
+    let end = Instant::now() + limits.whole;
     for table in tables {
-        let name = format!("rows of {}.{}", table.database, table.table);
-        holdings.objects.insert(name, rows(client, table).await?);
-        holdings.sampled += 1;
+        read(client, table, end.min(Instant::now() + limits.table), &mut holdings).await?;
     }
     Ok(holdings)
 }
 
-/// Digest of the rows that are read of a table, and how many they are.
-async fn rows(client: &Client, table: &Sampled) -> Result<String, Error> {
-    let from = format!("SELECT * FROM {}.{}", identifier(&table.database), identifier(&table.table));
-    let questions = if table.key.is_empty() {
-        vec![from]
-    } else {
-        let order =
-            |way: &str| table.key.iter().map(|c| format!("{} {way}", identifier(c))).collect::<Vec<_>>().join(", ");
-        ["ASC", "DESC"].map(|way| format!("{from} ORDER BY {} LIMIT {ROWS}", order(way))).into()
-    };
-    let mut digests = Vec::new();
-    for sql in questions {
-        digests.extend(client.rows("the rows of a table", &sql).await?.iter().map(|row| digest(row)));
+/// Reads a table, as far as it can be read until then.
+async fn read(client: &Client, table: &Sampled, until: Instant, holdings: &mut Holdings) -> Result<(), Error> {
+    // Old forms of times are marked by a comment until they are stored in the newer one.
+    let columns = format!(
+        "SELECT column_name, SUBSTRING_INDEX(column_type, ' /*', 1), is_nullable, character_set_name, collation_name, column_key \
+         FROM information_schema.columns WHERE {} ORDER BY ordinal_position",
+        of(table)
+    );
+    let keys = format!(
+        "SELECT index_name, non_unique, seq_in_index, column_name, sub_part, index_type FROM information_schema.statistics \
+         WHERE {} ORDER BY index_name, seq_in_index",
+        of(table)
+    );
+    // The rows first: a table that was not closed is repaired by whoever opens it, and until then it looks as if it had no keys.
+    for (what, questions) in [(ROWS, table.questions()), (COLUMNS, vec![columns]), (KEYS, vec![keys])] {
+        let is_data = what == ROWS;
+        let what = format!("{what}{}", table.name());
+        let mut rows = Vec::new();
+        for sql in questions {
+            let left = until.saturating_duration_since(Instant::now());
+            // No time at all would be none that is limited.
+            let asked = match left.as_millis() {
+                0 => Err(Error::Late { what: "answer", within: left, detail: String::new() }),
+                _ => client.rows_within("the rows of a table", &sql, left).await,
+            };
+            match asked {
+                Ok(found) => rows.extend(found),
+                Err(Error::Late { .. }) => {
+                    holdings.late += 1;
+                    return Ok(());
+                }
+                // It is broken, or has gone since it was chosen.
+                Err(Error::Refused { reason, .. }) => {
+                    holdings.broken.insert(what, reason);
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let tells_nothing = match is_data {
+            // Without a key there is no order to read some of them by.
+            true => table.key.is_empty() && rows.len() > WHOLE,
+            // It could not be opened.
+            false => rows.is_empty(),
+        };
+        if tells_nothing {
+            continue;
+        }
+        let mut digests: Vec<_> =
+            rows.iter().map(|row| if is_data { digest(row) } else { digest_of_names(row) }).collect();
+        // Tables without an order may give their rows in any.
+        digests.sort();
+        let digest = format!("{} rows, {}", digests.len(), hex(&Sha256::digest(digests.concat())));
+        holdings.read.insert(what, digest);
     }
-    // Tables without an order may give their rows in any.
-    digests.sort();
-    Ok(format!("{} rows, {}", digests.len(), hex(&Sha256::digest(digests.concat()))))
+    Ok(())
+}
+
+/// Which rows of the information schema are about the table.
+fn of(table: &Sampled) -> String {
+    let (database, table) = (literal(table.database.as_bytes()), literal(table.table.as_bytes()));
+    format!("table_schema = {database} AND table_name = {table}")
+}
+
+/// Of what may be called in more than one way.
+fn digest_of_names(row: impl AsRef<[Option<Vec<u8>>]>) -> String {
+    let plain = |cell: &Option<Vec<u8>>| cell.as_ref().map(|c| comparable(&String::from_utf8_lossy(c)).into_bytes());
+    digest(row.as_ref().iter().map(plain).collect::<Texts>())
 }
 
 /// Length first, so that no two different rows are the same bytes.
-fn digest(row: &[Option<Vec<u8>>]) -> String {
+fn digest(row: impl AsRef<[Option<Vec<u8>>]>) -> String {
     let mut hash = Sha256::new();
-    for column in row {
+    for column in row.as_ref() {
         match column {
             Some(bytes) => {
                 hash.update(bytes.len().to_le_bytes());

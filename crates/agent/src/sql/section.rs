@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use coffer_core::engine::sql::config::{self, AGENT, literal};
-use coffer_core::engine::sql::proof::{Holdings, compare};
+use coffer_core::engine::sql::config::{self, AGENT, UNLIMITED, literal};
+use coffer_core::engine::sql::dialect::Dialect;
+use coffer_core::engine::sql::proof::{COLUMNS, Holdings, ROWS, Sampled, compare};
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use tokio::time::{Instant, sleep};
 
 use super::client::text;
+use super::launch::{LOG, upgrade};
+use super::read::{PATIENT, QUICK};
 use super::{Client, Measures, Temporary, read};
-use crate::redis::{Error, until_ended};
-use crate::sandbox::Process;
+use crate::sandbox::{CgroupLimits, Process};
+use crate::site::{Error, Site, last_words, until_ended};
 
 /// How long dirty pages are waited for. What is left then is written in the stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
@@ -20,6 +23,10 @@ const FEW_PAGES: u64 = 200;
 /// How long a statement or transaction may have run, and how long others may take to end, when nobody is to write any
 /// more. Those who are connected wait that long.
 const BUSY_SECONDS: u32 = 5;
+/// How long those may take who are about to log in, and then to say what they want.
+const LOGIN_LIMIT: Duration = Duration::from_secs(1);
+const LOGGED_IN: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(5);
 /// How long an engine may take to write what it has and end. It can't be told otherwise once it was told to end.
 const STOP_LIMIT: Duration = Duration::from_secs(1800);
 
@@ -30,6 +37,7 @@ impl Client {
             dirty_pages_pct: self.value("@@GLOBAL.innodb_max_dirty_pages_pct").await?,
             dirty_pages_pct_lwm: self.value("@@GLOBAL.innodb_max_dirty_pages_pct_lwm").await?,
             read_only: self.value("@@GLOBAL.read_only").await?,
+            events: self.value("@@GLOBAL.event_scheduler").await?,
         };
         Ok(Temporary { before, tables: read::choose(self).await? })
     }
@@ -83,6 +91,9 @@ impl Client {
         if let Some(reason) = self.busy().await? {
             return Err(Error::Busy { reason });
         }
+        self.logins_to_end().await?;
+        // No event begins any more, and what one has begun ends with the connections.
+        self.run("SET GLOBAL", "SET GLOBAL event_scheduler = OFF").await?;
         self.run("SET", &format!("SET SESSION lock_wait_timeout = {BUSY_SECONDS}")).await?;
         if let Err(e) = self.run("FLUSH TABLES WITH READ LOCK", "FLUSH TABLES WITH READ LOCK").await {
             return Err(match self.busy().await? {
@@ -93,7 +104,10 @@ impl Client {
         // When the lock goes with this connection at the end, nobody else gets to write.
         self.run("SET GLOBAL", "SET GLOBAL read_only = 1").await?;
         self.kill_others("").await?;
-        read::holdings(self, &temporary.tables).await
+        let mut holdings = read::holdings(self, &temporary.tables, QUICK).await?;
+        // What could not be read now was not there any more, or was broken before.
+        holdings.broken.clear();
+        Ok(holdings)
     }
 
     /// Writes go on. Can be called again, by another connection than the one that made them wait, and when they never did.
@@ -101,7 +115,29 @@ impl Client {
         self.run("UNLOCK TABLES", "UNLOCK TABLES").await?;
         // The lock is the other connection's, and goes with it.
         self.kill_others(&format!("AND user = {}", literal(AGENT.as_bytes()))).await?;
-        self.run("SET GLOBAL", &format!("SET GLOBAL read_only = {}", before.read_only)).await
+        self.run("SET GLOBAL", &format!("SET GLOBAL read_only = {}", before.read_only)).await?;
+        if before.events.is_empty() {
+            return Ok(());
+        }
+        self.run("SET GLOBAL", &format!("SET GLOBAL event_scheduler = {}", before.events)).await
+    }
+
+    /// Waits for those who were about to log in when new connections began to wait: between two messages of a login a client looks
+    /// idle, and the engine may have to reckon for a while. Who has logged in has said what it wants soon after. Costs nothing
+    /// where nobody is.
+    async fn logins_to_end(&self) -> Result<(), Error> {
+        let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'unauthenticated user'";
+        let began = Instant::now();
+        let mut last_seen = None;
+        while began.elapsed() < LOGIN_LIMIT {
+            if self.rows("the question who logs in", sql).await?.first().is_some_and(|row| text(row, 0) != "0") {
+                last_seen = Some(Instant::now());
+            } else if last_seen.is_none_or(|at| at.elapsed() > LOGGED_IN) {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Who keeps the engine from being stopped. What they do is theirs, and not told.
@@ -136,25 +172,66 @@ impl Client {
         Ok(())
     }
 
-    /// Ends the engine with all that it acknowledged on disk: a clean stop, by its status.
+    /// Ends the engine with all that it acknowledged on disk. That it has done so is in its log.
     pub(crate) async fn stop(self, spec: &EngineSpec, process: &Process) -> Result<(), Error> {
-        if let Err(refused @ Error::Refused { .. }) = self.run("SHUTDOWN", "SHUTDOWN").await {
-            return Err(refused);
+        let mut client = self;
+        loop {
+            match client.run("SHUTDOWN", "SHUTDOWN").await {
+                Ok(()) => break,
+                Err(refused @ Error::Refused { .. }) => return Err(refused),
+                Err(error) => tracing::warn!(%error, "it may not have heard that it is to end"),
+            }
+            // One that heard it ends. One that lets the agent in did not.
+            tokio::select! {
+                exit = process.exited() => {
+                    exit?;
+                    break;
+                }
+                again = Self::ready(client.dialect, &client.paths) => client = again?,
+            }
         }
         until_ended(spec, process, STOP_LIMIT).await
     }
 
-    /// Whether the engine is what `spec` says and holds what `before` says. Empty: it is proven.
-    pub(crate) async fn prove(
+    /// What differs from what `before` says, and how much was compared.
+    pub(crate) async fn compare(
         &self,
-        spec: &EngineSpec,
         temporary: Option<&Temporary>,
         before: &Holdings,
-    ) -> Result<Vec<Finding>, Error> {
-        let mut findings = self.verify(spec).await?;
+    ) -> Result<(Vec<Finding>, String), Error> {
+        let was_read = |table: &&Sampled| {
+            [ROWS, COLUMNS].iter().any(|what| before.read.contains_key(&format!("{what}{}", table.name())))
+        };
         let tables = temporary.map(|t| t.tables.as_slice()).unwrap_or_default();
-        findings.extend(compare(before, &read::holdings(self, tables).await?));
-        Ok(findings)
+        let tables: Vec<_> = tables.iter().filter(was_read).cloned().collect();
+        let holds = read::holdings(self, &tables, PATIENT).await?;
+        Ok((compare(before, &holds), holds.summary()))
+    }
+
+    /// What is the new engine's own to do after a change of its version, with what it said. MySQL has done it before it
+    /// answers.
+    pub(crate) async fn own_step(&self, site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
+        match self.dialect {
+            Dialect::MariaDb => self.unlimited(upgrade(site, cgroup)).await,
+            Dialect::MySql => Ok(last_words(&site.paths.agent.join(LOG), 0, site.secrets)),
+        }
+    }
+
+    /// Does something for which sessions must not be limited by the settings. Where it fails they stay as they were made for it:
+    /// the engine is ended then.
+    async fn unlimited<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let names: Vec<_> = UNLIMITED.iter().map(|(name, _)| format!("'{name}'")).collect();
+        let sql = format!("SHOW GLOBAL VARIABLES WHERE variable_name IN ({})", names.join(", "));
+        let before = self.rows("SHOW VARIABLES", &sql).await?;
+        for (name, value) in UNLIMITED.iter().filter(|(name, _)| before.iter().any(|row| text(row, 0) == *name)) {
+            self.run("SET GLOBAL", &format!("SET GLOBAL {name} = {value}")).await?;
+        }
+        let done = work.await?;
+        for row in &before {
+            // What was read of the engine, so it is a number or a word.
+            self.run("SET GLOBAL", &format!("SET GLOBAL {} = {}", text(row, 0), text(row, 1))).await?;
+        }
+        Ok(done)
     }
 
     /// Ends what makes an engine that was started closed other than clients may have it. Can be called again.

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use super::client::options;
-use crate::redis::{Caller, End};
+use crate::site::{Caller, End};
 
 /// Who logs in, runs one statement that changes nothing, and leaves.
 pub(crate) struct Visitor {

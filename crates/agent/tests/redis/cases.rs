@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use coffer_agent::redis::{Error, Exposure, try_target};
+use coffer_agent::redis::try_target;
+use coffer_agent::site::{Error, Exposure};
 use coffer_core::engine::redis::checks;
 use coffer_core::engine::redis::config::Persistence;
 
@@ -100,7 +101,7 @@ pub async fn targets_are_tried(mut w: World) {
     w.start(&from, Exposure::Open).await;
     let attempt = async |settings: &[(&str, &str)]| {
         let to = w.spec("redis 8.0.2", settings);
-        try_target(&to, w.root(&to), &w.paths, &w.secrets, w.user).await
+        try_target(&to, w.site(&to)).await
     };
     attempt(RDB).await.unwrap();
     for (settings, word) in [
@@ -114,9 +115,9 @@ pub async fn targets_are_tried(mut w: World) {
     }
     // An image of another version than it says.
     let mut wrong = w.spec("redis 8.0.2", RDB);
-    let root = w.root(&wrong).clone();
+    let site = w.site(&wrong);
     wrong.number = "8.0.9".parse().unwrap();
-    let why = try_target(&wrong, &root, &w.paths, &w.secrets, w.user).await.unwrap_err();
+    let why = try_target(&wrong, site).await.unwrap_err();
     assert!(matches!(why, Error::Wrong { .. }), "{why}");
     assert!(!w.paths.agent.join("trial").exists());
 }

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use coffer_agent::redis::{
-    Client, Exposure, Fingerprint, Paths, Port, PreImage, Probe, Secrets, launch, opens_in_place, write_config,
-};
+use coffer_agent::redis::{self as driver, Client, Fingerprint, launch, opens_in_place, write_config};
 use coffer_agent::sandbox::{self, Process, User};
+use coffer_agent::site::{Exposure, Paths, Port, PreImage, Probe, Secrets, Site};
 use coffer_core::datastore::Datastore;
 use coffer_core::engine::redis::config::Persistence;
 use coffer_core::id::{OperationId, VersionId};
@@ -102,10 +101,14 @@ impl World {
         &self.engines[&spec.label()]
     }
 
+    pub fn site(&self, spec: &EngineSpec) -> Site<'_> {
+        Site { root: self.root(spec), paths: &self.paths, secrets: &self.secrets, user: self.user }
+    }
+
     pub async fn start(&mut self, spec: &EngineSpec, exposure: Exposure) -> Client {
-        write_config(spec, &self.paths, &self.secrets, self.user).unwrap();
+        write_config(spec, self.site(spec)).unwrap();
         let port = if exposure == Exposure::Open { Port::AtStart } else { Port::Later };
-        let launch = launch(spec, self.root(spec), &self.paths, self.user, exposure, port).unwrap();
+        let launch = launch(spec, self.site(spec), exposure, port).unwrap();
         let process = sandbox::start(&launch).unwrap().process;
         let client = tokio::select! {
             client = Client::ready(spec, &self.paths, &self.secrets, LIMIT) => client.unwrap(),
@@ -143,7 +146,7 @@ impl World {
     }
 
     pub fn preimage(&self) -> PreImage {
-        PreImage::of(&self.paths, OperationId(uuid("an operation")))
+        PreImage::of(&self.paths, OperationId(uuid("an operation")), driver::kind)
     }
 
     /// The section up to the complete pre-image: the old engine is gone.
@@ -180,7 +183,7 @@ impl World {
     }
 
     pub fn probe(&self, spec: &EngineSpec) -> Probe {
-        Probe::start(spec, self.address, &self.secrets)
+        driver::probe(spec, &self.secrets)
     }
 
     /// A client as the tenant has it.

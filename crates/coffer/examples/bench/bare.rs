@@ -29,7 +29,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// The command that runs the program with the libraries of its own root.
-    fn command(&self) -> Result<Command> {
+    pub(crate) fn command(&self) -> Result<Command> {
         let below = |path: &str| self.root.join(path);
         let mut libraries = vec![below("lib"), below("lib64"), below("usr/lib"), below("usr/lib64")];
         for parent in ["lib", "usr/lib"] {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use coffer_core::datastore::{Datastore, Version};
+use coffer_core::engine::Policy;
 use coffer_core::flavor::Flavor;
 use coffer_core::id::{Epoch, FlavorId, Generation, InstanceId, OperationId, ProjectId};
 use coffer_core::instance::{Engine, Instance, Kind, Observed, Operation};
@@ -60,6 +61,7 @@ async fn insert(file: &Path, project: &str, version: &str, count: u32) -> Result
 }
 
 fn instance(n: u32, project: &str, version: &Version, flavor: &Flavor, now: Timestamp) -> Instance {
+    let settings = BTreeMap::from([("maxmemory-policy".to_owned(), "allkeys-lru".to_owned())]);
     Instance {
         id: InstanceId(Uuid::new_v4()),
         project: ProjectId(project.to_owned()),
@@ -69,7 +71,9 @@ fn instance(n: u32, project: &str, version: &Version, flavor: &Flavor, now: Time
         volume_gib: 1,
         address: Ipv4Addr::from(u32::from(FIRST_OF_POOL) + 1 + n).into(),
         generation: Generation(1),
-        settings: BTreeMap::from([("maxmemory-policy".to_owned(), "allkeys-lru".to_owned())]),
+        settings: settings.clone(),
+        own: settings,
+        group: None,
         built: true,
         fault: None,
         created_at: now,
@@ -79,7 +83,17 @@ fn instance(n: u32, project: &str, version: &Version, flavor: &Flavor, now: Time
 
 fn creation(row: &Instance, version: &Version, flavor: &Flavor, catalogue: &[Version]) -> Result<Operation> {
     let id = OperationId(Uuid::new_v4());
-    let snapshot = Snapshot { operation: id, instance: row, version, flavor, open: None, observed: None, catalogue };
+    let snapshot = Snapshot {
+        operation: id,
+        instance: row,
+        version,
+        flavor,
+        open: None,
+        observed: None,
+        catalogue,
+        policy: Policy::default(),
+        groups: &[],
+    };
     let planned = plan_create(&snapshot)?;
     let step = |name: &str| StepRecord {
         name: name.to_owned(),
@@ -94,6 +108,7 @@ fn creation(row: &Instance, version: &Version, flavor: &Flavor, catalogue: &[Ver
         project: row.project.clone(),
         kind: Kind::Create,
         target: None,
+        group: None,
         steps: planned.plan.steps.iter().map(|s| step(s.name())).collect(),
         plan: planned.plan,
         phase: Phase::Done,

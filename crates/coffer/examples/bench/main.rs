@@ -16,6 +16,7 @@ mod gate;
 mod http;
 #[path = "../../tests/support/load.rs"]
 mod load;
+mod mariadb;
 mod probe;
 mod process;
 mod report;
@@ -24,6 +25,9 @@ mod requests;
 #[path = "../../tests/support/resp.rs"]
 mod resp;
 mod server;
+#[allow(dead_code, clippy::panic, reason = "it serves the tests as well")]
+#[path = "../../tests/support/sql.rs"]
+mod sql;
 mod upgrades;
 #[allow(dead_code, reason = "it serves the tests as well")]
 #[path = "../../tests/support/visitors.rs"]
@@ -82,6 +86,8 @@ enum Part {
     Upgrades,
     /// What the gate costs at rest, and what clients see of an upgrade with it and without.
     Gate,
+    /// Upgrades of MariaDB: 2 GB each, 200 MB with --quick.
+    Mariadb,
 }
 
 /// Where and with what everything is measured.
@@ -155,6 +161,9 @@ fn run(arguments: &Arguments, dir: &Path, rows: &mut Vec<report::Row>) -> Result
     if wanted(Part::Gate) {
         rows.extend(gate::measure(&bench, &sizes)?);
     }
+    if wanted(Part::Mariadb) {
+        rows.extend(mariadb::measure(&bench, if arguments.quick { 200 } else { 2000 })?);
+    }
     Ok(json!({
         "processors": std::thread::available_parallelism()?.get(),
         "kernel": fs_err::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
@@ -201,23 +210,27 @@ fn end_on_signals(dir: PathBuf) -> Result<()> {
     Ok(())
 }
 
-fn fetch_engines(directory: &Path) -> Result<Engines> {
+fn fetch_engines(store: &Path) -> Result<Engines> {
     let (old_version, new_version) = ("7.0.15", "8.0");
+    let (old, new) = (fetch(store, "redis", old_version)?, fetch(store, "redis", new_version)?);
+    Ok(Engines { old, old_version, new, new_version })
+}
+
+/// An engine of the catalogue, from the store, into which it is fetched where it is not there.
+fn fetch(store: &Path, datastore: &str, version: &str) -> Result<Engine> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (catalogue, store) = (Catalogue::built_in()?, coffer_image::Store::open(directory)?);
-        let fetch = async |version: &str| -> Result<Engine> {
-            let release = catalogue.find("redis", version).with_context(|| format!("no redis {version}"))?;
-            let tell = |progress: Progress| {
-                if let Progress::Trying { source } = progress {
-                    let _ = writeln!(io::stderr(), "fetching redis from {source}");
-                }
-            };
-            let image = store.fetch(release, &(Arc::new(tell) as coffer_image::Observer)).await?;
-            let root = store.ensure_root(&image.digest).await?;
-            Ok(Engine { root, binary: image.binary, number: image.number })
+        let (catalogue, store) = (Catalogue::built_in()?, coffer_image::Store::open(store)?);
+        let release = catalogue.find(datastore, version).with_context(|| format!("no {datastore} {version}"))?;
+        let name = datastore.to_owned();
+        let tell = move |progress: Progress| {
+            if let Progress::Trying { source } = progress {
+                let _ = writeln!(io::stderr(), "fetching {name} from {source}");
+            }
         };
-        Ok(Engines { old: fetch(old_version).await?, old_version, new: fetch(new_version).await?, new_version })
+        let image = store.fetch(release, &(Arc::new(tell) as coffer_image::Observer)).await?;
+        let root = store.ensure_root(&image.digest).await?;
+        Ok(Engine { root, binary: image.binary, number: image.number })
     })
 }
 

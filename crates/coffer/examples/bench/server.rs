@@ -157,14 +157,25 @@ impl Session {
         Ok((status, serde_json::from_slice(http.body()).unwrap_or_default()))
     }
 
-    /// Creates an instance and waits until it serves.
+    /// Creates a Redis and waits until it serves.
     pub(crate) fn create(&self, version: &str, settings: &[(&str, &str)]) -> Result<Instance> {
+        self.create_of("redis", 6379, version, settings)
+    }
+
+    /// Creates an instance of a datastore, which serves on this port, and waits until it does.
+    pub(crate) fn create_of(
+        &self,
+        datastore: &str,
+        port: u16,
+        version: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Instance> {
         let settings: serde_json::Map<_, _> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         // Four GiB of memory and two processors hold the largest of what is measured.
         let body = json!({"instance": {
             "name": "bench", "flavorRef": "4", "volume": {"size": 20},
-            "datastore": {"type": "redis", "version": version}, "settings": settings,
+            "datastore": {"type": datastore, "version": version}, "settings": settings,
         }});
         let created = self.ask("POST", "/instances", &body.to_string())?;
         let id = text(&created["instance"]["id"])?;
@@ -172,7 +183,7 @@ impl Session {
         self.wait_until_over(&id)?;
         let shown = self.ask("GET", &format!("/instances/{id}"), "")?;
         let address = text(&shown["instance"]["ip"][0])?;
-        Ok(Instance { id, address: SocketAddr::new(address.parse()?, 6379), password })
+        Ok(Instance { id, address: SocketAddr::new(address.parse()?, port), password })
     }
 
     /// How far the gate of an instance goes.

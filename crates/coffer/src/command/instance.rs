@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use coffer_core::finding::Severity;
+use coffer_core::engine::Policy;
 use coffer_wire::trove::account::NewDatabase;
 use coffer_wire::trove::instance::{Instance, InstanceBody};
-use coffer_wire::trove::operation::{Operation, PlanBody};
+use coffer_wire::trove::operation::{Operation, PlanBody, UpgradePlan};
 use coffer_wire::trove::request::{DatastoreChoice, InstanceChange, NewInstance, NewVolume, UpgradePreview};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Session, accounts, plan, print};
+use super::{Session, accounts, check, plan, print};
 use crate::cli::{Create, Instance as Command, Upgrade, Wait};
 use crate::failure::{Failure, Kind};
 use crate::find;
@@ -24,6 +24,7 @@ pub(crate) async fn run(session: Session, command: Command) -> Result<(), Failur
         Command::List => list(&session).await,
         Command::Show { instance } => show(&session, &instance).await,
         Command::Create(create) => self::create(session, create).await,
+        Command::Check { instance, version } => check(&session, &instance, &version).await,
         Command::Upgrade(upgrade) => self::upgrade(session, upgrade).await,
         Command::Operations { instance, wait } => operations(session, &instance, wait).await,
         Command::Restart { instance, wait } => {
@@ -85,6 +86,9 @@ fn record(instance: &Instance) -> Record {
         known("service_status_updated", Some(json!(detail.service_status_updated)));
         known("running_version", detail.running_version.as_ref().map(|version| json!(version)));
         known("on_disk_version", detail.on_disk_version.as_ref().map(|version| json!(version)));
+        known("configuration", detail.configuration.as_ref().map(|group| json!(group.id)));
+        known("configuration_name", detail.configuration.as_ref().map(|group| json!(group.name)));
+        known("restart_required", (!detail.restart_required.is_empty()).then(|| json!(detail.restart_required)));
         known("isolation", (!detail.isolation.is_empty()).then(|| json!(detail.isolation)));
         known("gate", detail.gate.as_ref().map(|gate| json!(gate)));
         known("fault", detail.fault.as_ref().map(|fault| json!(fault.message)));
@@ -113,6 +117,10 @@ async fn create(session: Session, create: Create) -> Result<(), Failure> {
             datastore: create.datastore,
             version: create.datastore_version,
             version_number: None,
+        },
+        configuration: match &create.configuration {
+            Some(group) => Some(find::group_named(&session.trove, group).await?.id),
+            None => None,
         },
         settings,
         databases: create.databases.into_iter().map(new_database).collect(),
@@ -156,26 +164,55 @@ fn new_database(name: String) -> NewDatabase {
 async fn upgrade(session: Session, upgrade: Upgrade) -> Result<(), Failure> {
     let instance = find::instance_named(&session.trove, &upgrade.instance).await?;
     if upgrade.dry_run {
-        return preview(&session, &instance, upgrade.version).await;
+        return preview(&session, &instance, upgrade).await;
     }
-    let change = InstanceChange { datastore_version: Some(upgrade.version), ..InstanceChange::default() };
+    let defaults = policy(&upgrade);
+    let change = InstanceChange { datastore_version: Some(upgrade.version), defaults, ..InstanceChange::default() };
     let path = format!("/instances/{}", instance.id);
     let asked = session.trove.tell(Method::PATCH, &path, Some(&json!({"instance": change}))).await;
     asked.map_err(|failure| failure.or_hint(&choices(Some(&instance.datastore.datastore))))?;
     follow(session, &instance, upgrade.wait).await
 }
 
-async fn preview(session: &Session, instance: &Instance, version: String) -> Result<(), Failure> {
+/// What is said about defaults; nothing where it is what holds anyway, so that any server of Trove's takes it.
+fn policy(upgrade: &Upgrade) -> Option<Policy> {
+    upgrade.adopt_defaults.then_some(Policy::Adopt)
+}
+
+async fn preview(session: &Session, instance: &Instance, upgrade: Upgrade) -> Result<(), Failure> {
+    let plan = planned(session, instance, &upgrade.version, policy(&upgrade)).await?;
+    print(session.format, &plan, || plan::render(&instance.name, &plan))?;
+    judged(instance, &upgrade.version, &plan)
+}
+
+async fn check(session: &Session, instance: &str, version: &str) -> Result<(), Failure> {
+    let instance = find::instance_named(&session.trove, instance).await?;
+    let plan = planned(session, &instance, version, None).await?;
+    print(session.format, &plan.findings, || check::render(&instance.name, version, &plan))?;
+    judged(&instance, version, &plan)
+}
+
+/// What an upgrade would do and what speaks against it, without doing it.
+async fn planned(
+    session: &Session,
+    instance: &Instance,
+    version: &str,
+    defaults: Option<Policy>,
+) -> Result<UpgradePlan, Failure> {
     let path = format!("/instances/{}/upgrade-preview", instance.id);
-    let body = json!({"upgrade": UpgradePreview { datastore_version: version }});
+    let body = json!({"upgrade": UpgradePreview { defaults, datastore_version: version.to_owned() }});
     let asked = session.trove.post(&path, &body).await;
     let PlanBody { plan } = asked.map_err(|failure| failure.or_hint(&choices(Some(&instance.datastore.datastore))))?;
-    print(session.format, &plan, || plan::render(&instance.name, &plan))?;
-    if plan.findings.iter().any(|finding| finding.severity == Severity::Error) {
+    Ok(plan)
+}
+
+/// A failure where the upgrade would be refused.
+fn judged(instance: &Instance, version: &str, plan: &UpgradePlan) -> Result<(), Failure> {
+    if check::blocks(plan) {
         return Err(Failure::new(
             Kind::Refused,
             "this upgrade would be refused, for the errors among the findings",
-            "do what the findings say, then try again",
+            format!("do what they say, then: coffer instance check {} {version}", instance.name),
         ));
     }
     Ok(())
@@ -238,9 +275,11 @@ fn summary(name: &str, operation: &Operation) -> String {
         ("upgrade", Some(to)) => format!("{name} runs {to}"),
         (kind, _) => format!("{kind} of {name} is done"),
     };
+    let group = operation.findings.iter().find(|finding| finding.id == "group.migrated");
+    let group = group.map(|finding| format!("\n{}: {}", finding.object, finding.message)).unwrap_or_default();
     let gap = operation.gap_ms.map(|gap| format!("; clients could not write for {}", span(gap))).unwrap_or_default();
     let seen = operation.clients.map(|clients| format!("; {}", watch::clients(&clients))).unwrap_or_default();
-    format!("{what}{gap}{seen}\n")
+    format!("{what}{gap}{seen}{group}\n")
 }
 
 async fn operations(session: Session, instance: &str, wait: Wait) -> Result<(), Failure> {
@@ -273,6 +312,9 @@ fn describe(operation: &Operation) -> String {
         if !cause.hint.is_empty() {
             let _ = writeln!(text, "  hint: {}", cause.hint);
         }
+    }
+    for note in &operation.notes {
+        let _ = writeln!(text, "  note: {note}");
     }
     for finding in &operation.findings {
         let _ = writeln!(text, "  {}", plan::finding(finding));

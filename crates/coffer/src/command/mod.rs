@@ -2,6 +2,8 @@
 
 pub(crate) mod accounts;
 pub(crate) mod agent;
+pub(crate) mod check;
+pub(crate) mod configuration;
 pub(crate) mod doctor;
 pub(crate) mod engine;
 pub(crate) mod instance;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use coffer_core::engine::Fate;
+use coffer_core::engine::{Fate, Policy};
 use coffer_core::finding::Severity;
 use coffer_wire::trove::fault::FindingBody;
 use coffer_wire::trove::operation::{PlanVersion, UpgradePlan};
@@ -26,6 +26,15 @@ pub(crate) fn render(instance: &str, plan: &UpgradePlan) -> String {
         row("Gap", &format!("clients cannot write for about {}", millis(preview.gap_millis)));
     }
     row("Way back", &way_back(plan));
+    if plan.policy == Policy::Adopt {
+        row("Defaults", "those of the new version are adopted; nothing is pinned to the old ones");
+    }
+    if let Some(group) = &plan.configuration {
+        row(
+            "Group",
+            &format!("{} ({}), with the settings below; the group of the old version stays", group.name, group.id),
+        );
+    }
     if let Some(preview) = &plan.preview {
         section(&mut text, "Done beforehand, while the old engine serves", &preview.while_serving);
     }
@@ -49,7 +58,8 @@ fn severity(severity: Severity) -> &'static str {
     }
 }
 
-fn label(version: &PlanVersion) -> String {
+/// How a version is named.
+pub(crate) fn label(version: &PlanVersion) -> String {
     format!("{} {}", version.datastore, version.name)
 }
 
@@ -139,7 +149,7 @@ mod tests {
             "from": version("7.0.15"), "to": version("8.0.2"),
             "steps": [step("fetch", true, false), step("check", true, false), step("stop", true, true),
                       step("open", false, true), step("record", false, false)],
-            "notes": ["the pre-image stays for 24 h"],
+            "notes": ["the pre-image stays for 24 h"], "policy": "adopt", "configuration": {"id": "g", "name": "cache-8.0.2"},
             "findings": [{"id": "x", "severity": "warning", "object": "user app", "message": "loses pub/sub", "remedy": "add &*"}],
             "settings": [
                 {"fate": "kept", "name": "maxmemory-policy", "value": "allkeys-lru"},
@@ -163,6 +173,8 @@ Stops         redis 7.0.15, once
 Gap           clients cannot write for about 180 ms
 Way back      whole until 'open': whatever fails before it is undone by itself, with nothing lost; after it the new engine has \
 taken writes, and nothing is undone any more
+Defaults      those of the new version are adopted; nothing is pinned to the old ones
+Group         cache-8.0.2 (g), with the settings below; the group of the old version stays
 
 Done beforehand, while the old engine serves
   BGSAVE

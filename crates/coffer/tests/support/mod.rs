@@ -5,6 +5,7 @@ pub(crate) mod dataset;
 pub(crate) mod faulty;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod mariadb;
 pub(crate) mod openstack;
 pub(crate) mod resp;
 pub(crate) mod sql;

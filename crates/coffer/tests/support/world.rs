@@ -87,7 +87,11 @@ impl Slice {
                 let slice = Self { number, _held: held };
                 // Engines of a test that was killed may still be there. Those of another target directory are not ours to end.
                 end_all_of(&slice.data());
-                let unused = |last| TcpListener::bind((Ipv4Addr::new(127, 20, number, last), 6379)).is_ok();
+                let unused = |last| {
+                    [6379, 3306]
+                        .into_iter()
+                        .all(|port| TcpListener::bind((Ipv4Addr::new(127, 20, number, last), port)).is_ok())
+                };
                 (1..=4).all(unused).then_some(slice)
             })
             .expect("a slice of 127.20.0.0/16 is free")

@@ -1,6 +1,8 @@
 //! What Coffer knows of each datastore: which upgrades work, what becomes of settings, how configuration is rendered,
 //! and what its checks look at. All of it pure; agents supply the facts.
 
+pub mod live;
+pub mod parameter;
 pub mod redis;
 pub mod sql;
 
@@ -26,6 +28,20 @@ pub enum Fate {
     DefaultChanged { name: String, before: String, after: String, reason: String },
     /// The target would refuse it, and leaving it out would change what the tenant asked for.
     Refused { name: String, value: String, reason: String },
+}
+
+impl Fate {
+    /// The setting that it is about, by its name before.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Kept { name, .. }
+            | Self::Translated { name, .. }
+            | Self::Dropped { name, .. }
+            | Self::Pinned { name, .. }
+            | Self::DefaultChanged { name, .. }
+            | Self::Refused { name, .. } => name,
+        }
+    }
 }
 
 /// What to do about a default that changes and that clients would feel.
@@ -81,8 +97,7 @@ impl SettingsChange {
 pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Finding> {
     match from.datastore {
         Datastore::Redis | Datastore::Valkey => redis::path::check(from, to, catalogue),
-        Datastore::Mariadb => sql::path::check(from, to, catalogue),
-        Datastore::Mysql => vec![unsupported(from)],
+        Datastore::Mysql | Datastore::Mariadb => sql::path::check(from, to, catalogue),
     }
 }
 
@@ -100,13 +115,4 @@ pub fn check_settings(version: &Version, settings: &Settings) -> Vec<Finding> {
         Datastore::Redis | Datastore::Valkey => redis::settings::check(version, settings),
         Datastore::Mysql | Datastore::Mariadb => sql::settings::check(version, settings),
     }
-}
-
-fn unsupported(version: &Version) -> Finding {
-    Finding::error(
-        "datastore.unsupported",
-        version.label(),
-        format!("this Coffer does not run {} yet", version.datastore),
-        "choose one that it runs: coffer datastore list",
-    )
 }

@@ -282,9 +282,11 @@ fn take_agent_lock(path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// The locks of engines, also of one that is only tried.
 fn engine_locks(volume: &Path) -> io::Result<Vec<PathBuf>> {
     let mut locks = Vec::new();
-    for entry in fs_err::read_dir(volume.join("agent"))? {
+    let tried = fs_err::read_dir(volume.join("agent/trial/agent")).into_iter().flatten();
+    for entry in fs_err::read_dir(volume.join("agent"))?.chain(tried) {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "lock") {
             locks.push(path);

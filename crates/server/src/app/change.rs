@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use coffer_core::datastore::Version;
+use coffer_core::engine::Policy;
 use coffer_core::finding::{Cause, Finding};
+use coffer_core::group::Group;
 use coffer_core::id::{Epoch, InstanceId, OperationId, VersionId};
 use coffer_core::instance::{Instance, Kind, Operation};
 use coffer_core::operation::{Phase, Plan};
-use coffer_core::plan::{Planned, Refusal, Snapshot, Step, plan_delete, plan_restart, plan_upgrade};
-use coffer_store::{InstanceRow, OpenOperation};
+use coffer_core::plan::{Planned, Record, Refusal, Snapshot, Step, plan_delete, plan_restart, plan_upgrade};
+use coffer_store::{InstanceRow, OpenOperation, Write};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -17,13 +19,20 @@ use crate::caller::Caller;
 
 impl App {
     /// Begins to upgrade an instance to `version`: an id, a name within the instance's own datastore, or
-    /// `datastore/name`.
-    pub async fn upgrade(&self, caller: &Caller, id: InstanceId, version: &str) -> Result<Operation, Error> {
+    /// `datastore/name`. Its configuration group is migrated with it.
+    pub async fn upgrade(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        version: &str,
+        policy: Policy,
+    ) -> Result<Operation, Error> {
         needs_write(caller, "upgrading an instance")?;
         let shown = self.instance(caller, id).await?;
         let from = self.current_version(&shown.instance)?;
         let to = self.find_version(Some(from.datastore), version)?;
-        self.begin(caller, id, Kind::Upgrade, Some(to.id), |snapshot| plan_upgrade(snapshot, &to)).await
+        let plan = |snapshot: &Snapshot<'_>| plan_upgrade(&Snapshot { policy, ..snapshot.clone() }, &to);
+        self.begin(caller, id, Kind::Upgrade, Some(to.id), plan).await
     }
 
     /// Begins to stop and start the engine.
@@ -56,18 +65,37 @@ impl App {
         {
             write.end_stuck(stuck.id, &cause, now).await?;
         }
+        let operation = self.open(&mut write, &row, kind, target, plan).await?;
+        write.commit().await?;
+        self.contact.wake_runner(id);
+        Ok(operation)
+    }
+
+    /// Plans and opens an operation, within a transaction that may have more to do.
+    pub(super) async fn open(
+        &self,
+        write: &mut Write,
+        row: &InstanceRow,
+        kind: Kind,
+        target: Option<VersionId>,
+        plan: impl FnOnce(&Snapshot<'_>) -> Result<Planned, Refusal>,
+    ) -> Result<Operation, Error> {
+        let (instance, now) = (&row.instance, self.clock.now());
         let operation = OperationId(Uuid::new_v4());
-        let planned = match (self.planned(operation, &row, now, plan)?, &row.open) {
+        let groups = match (kind, &instance.group) {
+            (Kind::Upgrade, Some(_)) => write.groups(&instance.project).await?,
+            _ => Vec::new(),
+        };
+        let plan = |snapshot: &Snapshot<'_>| plan(&Snapshot { groups: &groups, ..snapshot.clone() });
+        let planned = match (self.planned(operation, row, now, plan)?, &row.open) {
             (Err(refusal), Some(open)) if refusal.is_busy() => {
-                return Err(Error::Busy { instance: id, kind: open.kind });
+                return Err(Error::Busy { instance: instance.id, kind: open.kind });
             }
             (planned, _) => planned.map_err(Error::Refused)?,
         };
         let Planned { plan, findings, .. } = planned;
-        let operation = new_operation(operation, &row.instance, kind, target, plan, findings, now);
+        let operation = new_operation(operation, instance, kind, target, plan, findings, now);
         write.insert_operation(&operation).await?;
-        write.commit().await?;
-        self.contact.wake_runner(id);
         Ok(operation)
     }
 
@@ -100,6 +128,8 @@ impl App {
             open: row.open.as_ref().map(|open| open.kind),
             observed: row.observed.as_ref().filter(|o| believed(o, now)),
             catalogue: &catalogue,
+            policy: Policy::default(),
+            groups: &[],
         }))
     }
 
@@ -107,6 +137,14 @@ impl App {
         let version = self.catalogue.version(instance.version);
         version.ok_or_else(|| Error::internal(format!("no version {}", instance.version)))
     }
+}
+
+/// The group that is attached when the plan is done, where it says so.
+pub(super) fn attached(plan: &Plan<Step>) -> Option<&Group> {
+    plan.steps.iter().find_map(|step| match step {
+        Step::Record(Record::Runs { configured: Some(configured), .. }) => configured.group.as_ref(),
+        _ => None,
+    })
 }
 
 pub(super) fn new_operation(
@@ -124,6 +162,7 @@ pub(super) fn new_operation(
         project: instance.project.clone(),
         kind,
         target,
+        group: attached(&plan).map(|group| group.id),
         plan,
         phase: Phase::START,
         epoch: Epoch::default(),

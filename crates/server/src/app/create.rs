@@ -1,6 +1,7 @@
 //! New instances: what may be asked for, who may have it, and where it goes.
 
 use coffer_core::account::Request;
+use coffer_core::group::merged;
 use coffer_core::id::{Generation, InstanceId, OperationId};
 use coffer_core::instance::{Instance, Kind};
 use coffer_core::plan::{plan_create, plan_create_with};
@@ -26,6 +27,10 @@ impl App {
         let first = self.first_accounts(version.datastore, id, first)?;
 
         let mut write = self.store.write().await?;
+        let group = match &new.group {
+            Some(id) => Some(self.group_for(&mut write, &caller.project, id, version.id).await?),
+            None => None,
+        };
         check_quota(self.config.quota, write.in_use(&caller.project).await?, new.volume_gib)?;
         let pool = self.config.address_pool;
         let address = write.free_address(pool.first(), pool.last()).await?.ok_or_else(|| {
@@ -41,7 +46,9 @@ impl App {
             volume_gib: new.volume_gib,
             address,
             generation: Generation::default(),
-            settings: new.settings,
+            settings: merged(&new.settings, group.as_ref()),
+            own: new.settings,
+            group,
             built: false,
             fault: None,
             created_at: now,

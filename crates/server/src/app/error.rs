@@ -1,11 +1,14 @@
 //! Why the application did not do what it was asked, by what the caller can do about it.
 
 use std::fmt::Display;
+use std::sync::Arc;
 
-use coffer_core::datastore::Datastore;
+use coffer_core::datastore::{Datastore, Version};
+use coffer_core::finding::{Cause, Finding};
 use coffer_core::id::InstanceId;
 use coffer_core::instance::Kind;
 use coffer_core::plan::Refusal;
+use coffer_core::spec::Settings;
 
 /// Why the application did not do what it was asked. One place in `http` maps every variant to a fault.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,12 @@ pub enum Error {
     /// It was planned and there are reasons against it; nothing was touched.
     #[error(transparent)]
     Refused(Refusal),
+    /// Values that the version does not take; nothing was touched.
+    #[error("{}", told(findings))]
+    Settings { version: Arc<Version>, values: Settings, findings: Vec<Finding> },
+    /// The running engine of the instance did not take its new settings, and goes on with the old ones.
+    #[error("instance {instance}: {cause}")]
+    NotTaken { instance: InstanceId, cause: Cause },
     /// Another operation of the instance is running; nothing was touched.
     #[error(
         "instance {instance} is busy: another operation is running: {}; hint: wait for it: coffer instance operations {instance}",
@@ -56,6 +65,8 @@ pub enum Thing {
     /// A datastore version, whether it was asked for by name or by id.
     Version,
     Flavor,
+    /// A configuration group.
+    Group,
 }
 
 impl Thing {
@@ -65,6 +76,7 @@ impl Thing {
             Self::Datastore => "datastore",
             Self::Version => "datastore version",
             Self::Flavor => "flavor",
+            Self::Group => "configuration group",
         }
     }
 }
@@ -72,7 +84,7 @@ impl Thing {
 /// One resource of which a project would have too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Excess {
-    /// `instances` or `volumes`, Trove's words.
+    /// `instances`, `volumes` or `configurations`, Trove's words.
     pub resource: &'static str,
     pub requested: i64,
     pub in_use: i64,
@@ -97,6 +109,10 @@ impl From<coffer_store::Error> for Error {
             other => Self::Internal(Box::new(other)),
         }
     }
+}
+
+fn told(findings: &[Finding]) -> String {
+    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn describe(excesses: &[Excess]) -> String {

@@ -7,11 +7,13 @@ mod accounts;
 mod change;
 mod create;
 mod error;
+mod groups;
 mod preview;
 mod versions;
 mod view;
 
 pub use error::{Error, Excess, Thing};
+pub use groups::{GroupChange, GroupView, NewGroup};
 pub use view::{
     Created, DatastoreView, InstanceView, NewInstance, OpenOperation, Page, Paged, Quota, Scope, UpgradePreview, Usage,
     VersionChange,
@@ -74,12 +76,10 @@ impl App {
         let limit = page.limit.unwrap_or(u32::MAX).min(self.config.page_size);
         let marker = page.marker.unwrap_or_default();
         // One more than asked for tells whether there is another page.
-        let mut rows = self.store.instances(scope, &marker, limit.saturating_add(1)).await?;
-        let more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let next = rows.last().filter(|_| more).map(|row| row.instance.id.to_string());
+        let rows = self.store.instances(scope, &marker, limit.saturating_add(1)).await?;
+        let Paged { items, next } = Paged::cut(rows, limit, |row| row.instance.id.to_string());
         let now = self.clock.now();
-        let mut items = rows.into_iter().map(|row| self.view(row, now)).collect::<Result<Vec<_>, _>>()?;
+        let mut items = items.into_iter().map(|row| self.view(row, now)).collect::<Result<Vec<_>, _>>()?;
         items.sort_by_key(|view| std::cmp::Reverse(view.instance.created_at));
         Ok(Paged { items, next })
     }
@@ -161,6 +161,10 @@ impl App {
             status = Status::Error;
             instance.fault.get_or_insert(Fault { at: now, cause });
         }
+        let pending = instance.pending();
+        if status == Status::Active && open.is_none() && !pending.is_empty() {
+            status = Status::RestartRequired;
+        }
         let requested = open.as_ref().and_then(|o| o.target).filter(|_| status == Status::Upgrade);
         let shown = requested.unwrap_or(instance.version);
         let version = self.catalogue.version(shown).ok_or_else(|| Error::internal(format!("no version {shown}")))?;
@@ -170,6 +174,7 @@ impl App {
             running: observed.as_ref().and_then(|o| o.running),
             on_disk: observed.as_ref().and_then(|o| o.on_disk),
             status,
+            pending,
             operating_status: operating_status(status, observed.as_ref()),
             instance,
             observed,

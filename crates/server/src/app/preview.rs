@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coffer_core::datastore::Version;
+use coffer_core::engine::Policy;
 use coffer_core::finding::{Finding, refuses};
 use coffer_core::id::{InstanceId, OperationId};
-use coffer_core::plan::{Refusal, check_task, plan_upgrade};
+use coffer_core::plan::{Refusal, Snapshot, check_task, plan_upgrade};
 use coffer_core::spec::ImageWanted;
 use coffer_core::task::{Learned, Outcome, Task};
+use coffer_store::Scope;
 use uuid::Uuid;
 
+use super::change::attached;
 use super::{App, Error, Thing, UpgradePreview, needs_write, scope_of};
 use crate::caller::Caller;
 
@@ -25,6 +28,7 @@ impl App {
         caller: &Caller,
         id: InstanceId,
         version: &str,
+        policy: Policy,
     ) -> Result<UpgradePreview, Error> {
         // The agent works for it, so looking is not enough.
         needs_write(caller, "previewing an upgrade")?;
@@ -33,7 +37,12 @@ impl App {
         let from = self.current_version(&row.instance)?;
         let to = self.find_version(Some(from.datastore), version)?;
         let operation = OperationId(Uuid::new_v4());
+        let groups = match &row.instance.group {
+            Some(_) => self.store.groups(Scope::Project(&row.instance.project), "", u32::MAX).await?,
+            None => Vec::new(),
+        };
         let planned = self.planned(operation, &row, self.clock.now(), |s| {
+            let s = &Snapshot { policy, groups: &groups, ..s.clone() };
             Ok::<_, Refusal>((plan_upgrade(s, &to)?, check_task(s, &to)))
         })?;
         let (planned, check) = match (planned, &row.open) {
@@ -45,6 +54,8 @@ impl App {
         let mut preview = UpgradePreview {
             from: Arc::clone(&from),
             to: Arc::clone(&to),
+            policy,
+            group: attached(&planned.plan).cloned(),
             plan: planned.plan,
             findings: planned.findings,
             settings: planned.settings,

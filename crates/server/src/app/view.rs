@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use coffer_core::account::{NewDatabase, NewUser};
 use coffer_core::datastore::{Datastore, Number, Version};
-use coffer_core::engine::SettingsChange;
+use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Finding;
+use coffer_core::group::Group;
 use coffer_core::id::{FlavorId, ProjectId, VersionId};
 use coffer_core::instance::{Instance, Observed, Status};
 use coffer_core::operation::Plan;
@@ -44,6 +45,16 @@ pub struct Paged<T> {
     pub next: Option<String>,
 }
 
+impl<T> Paged<T> {
+    /// The first `limit` of what was found where one more was asked for: that tells whether there is another page.
+    pub(super) fn cut(mut found: Vec<T>, limit: u32, id: impl FnOnce(&T) -> String) -> Self {
+        let more = found.len() > limit as usize;
+        found.truncate(limit as usize);
+        let next = found.last().filter(|_| more).map(id);
+        Self { items: found, next }
+    }
+}
+
 /// An instance with everything that users are shown of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceView {
@@ -55,6 +66,8 @@ pub struct InstanceView {
     /// The version of the engine that last wrote the data files.
     pub on_disk: Option<Number>,
     pub status: Status,
+    /// The settings that wait for a restart, by name.
+    pub pending: Vec<String>,
     /// Trove's `operating_status`; empty while an operation runs.
     pub operating_status: &'static str,
     /// What the agent last saw.
@@ -76,6 +89,8 @@ pub struct NewInstance {
     /// The first databases and users, if the datastore has such.
     pub databases: Vec<NewDatabase>,
     pub users: Vec<NewUser>,
+    /// The id of its configuration group.
+    pub group: Option<String>,
 }
 
 /// An instance that is being built, and the password that is shown this once.
@@ -110,6 +125,10 @@ pub struct VersionChange {
 pub struct UpgradePreview {
     pub from: Arc<Version>,
     pub to: Arc<Version>,
+    /// What is done about defaults that change.
+    pub policy: Policy,
+    /// The configuration group that the instance has then; `None` where it has none, or nothing changes.
+    pub group: Option<Group>,
     pub plan: Plan<Step>,
     /// What the planner and the agent found; those with severity error would stop the upgrade before it touches
     /// anything.

@@ -13,6 +13,13 @@ impl From<Error> for Refused {
             Error::NotFound { what, id } => not_found(what, &id).into(),
             Error::Invalid(message) => Fault::bad_request(message).into(),
             Error::Refused(refusal) => refused(refusal).into(),
+            Error::Settings { version, values, findings } => {
+                super::configurations::refused(&version, &values, findings).into()
+            }
+            Error::NotTaken { instance, cause } => {
+                let message = format!("Instance {instance}: {cause}");
+                Fault::Trove { kind: Kind::Unprocessable, message, findings: cause.findings }.into()
+            }
             Error::Busy { instance, kind } => {
                 let message = format!(
                     "Instance {instance} is not currently available for an action to be performed \
@@ -52,6 +59,7 @@ fn not_found(what: Thing, id: &str) -> Fault {
     match what {
         Thing::Version => Fault::bad_request(format!("Datastore version '{shown}' cannot be found.")),
         Thing::Datastore => Fault::new(Kind::NotFound, format!("Datastore '{shown}' cannot be found.")),
+        Thing::Group => Fault::new(Kind::NotFound, format!("Configuration group with ID {shown} could not be found.")),
         Thing::Instance | Thing::Flavor => Fault::no_resource(id),
     }
 }

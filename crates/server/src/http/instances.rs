@@ -2,9 +2,10 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use coffer_core::id::{FlavorId, InstanceId};
+use coffer_core::id::{FlavorId, GroupId, InstanceId};
+use coffer_core::instance::Status;
 use coffer_wire::trove::instance::{Instance, InstanceBody, InstancesBody, Password};
-use coffer_wire::trove::request::{self, Action, InstanceChange, Unsupported, UnsupportedChange};
+use coffer_wire::trove::request::{self, Action, Attachment, InstanceChange, Unsupported, UnsupportedChange};
 use coffer_wire::trove::{Fault, Kind};
 use http::StatusCode;
 use secrecy::ExposeSecret as _;
@@ -118,6 +119,7 @@ async fn create(State(shared): State<Shared>, asker: Asker, Json(body): Json) ->
         settings: new.settings,
         databases: new.databases.into_iter().map(Into::into).collect(),
         users: new.users.into_iter().map(Into::into).collect(),
+        group: new.configuration,
     };
     let created = shared.app.create(asker.caller(), new).await?;
     let mut instance = view::detailed(&created.view, &asker, &shared.app.config().region);
@@ -141,19 +143,13 @@ async fn cannot_create(shared: &Shared, asker: &Asker, unsupported: &Unsupported
             },
             Err(_) => Fault::no_resource(id).into(),
         },
-        // There are no backups and no configuration groups yet, so this one cannot be found either.
+        // There are no backups yet, so this one cannot be found either.
         Unsupported::RestorePoint(id) => Fault::no_resource(id).into(),
-        Unsupported::Configuration(id) => no_configuration(id).into(),
         Unsupported::Modules => {
             Fault::not_implemented("Creating an instance with modules is not supported; leave 'modules' out.").into()
         }
         Unsupported::Access => no_access().into(),
     }
-}
-
-fn no_configuration(id: &str) -> Fault {
-    let id = coffer_wire::trove::check::clip(id);
-    Fault::new(Kind::NotFound, format!("Configuration group with ID {id} could not be found."))
 }
 
 fn no_access() -> Fault {
@@ -168,7 +164,7 @@ struct InstanceChangeBody {
     instance: InstanceChange,
 }
 
-/// Another name, or another datastore version: an upgrade.
+/// Another name, another datastore version (an upgrade), or another configuration group.
 #[utoipa::path(put, path = "/v1.0/{project}/instances/{id}", tag = "instances", request_body = InstanceChangeBody,
     responses((status = 202)))]
 async fn update(shared: State<Shared>, asker: Asker, at: At<InInstance>, body: Json) -> Answer {
@@ -185,14 +181,9 @@ async fn edit(shared: State<Shared>, asker: Asker, at: At<InInstance>, body: Jso
 async fn change(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>, Json(body): Json) -> Answer {
     let (id, caller) = (at.id()?, asker.caller());
     // An instance that there is not, or that is somebody else's, is told before what is wrong with the body.
-    shared.app.instance(caller, id).await?;
+    let view = shared.app.instance(caller, id).await?;
     let change = InstanceChange::read(&body)?;
     match change.unsupported {
-        Some(UnsupportedChange::Attach(group)) => {
-            let group = coffer_wire::trove::check::clip(&group);
-            let message = format!("Configuration group id: {group} could not be found.");
-            return Err(Fault::new(Kind::NotFound, message).into());
-        }
         Some(UnsupportedChange::Detach) => {
             return Err(Fault::bad_request(format!("Instance {id} is not a replica.")).into());
         }
@@ -200,7 +191,16 @@ async fn change(State(shared): State<Shared>, asker: Asker, At(at): At<InInstanc
         None => {}
     }
     if let Some(version) = change.datastore_version {
-        shared.app.upgrade(caller, id, &version).await.map_err(|error| upgrade_refused(error, &version))?;
+        let policy = change.defaults.unwrap_or_default();
+        shared.app.upgrade(caller, id, &version, policy).await.map_err(|error| upgrade_refused(error, &version))?;
+    }
+    if let Some(attachment) = change.configuration {
+        let group = match attachment {
+            Attachment::Group(group) => Some(GroupId(group)),
+            Attachment::None => None,
+        };
+        let attached = shared.app.attach_group(caller, id, group).await;
+        attached.map_err(|error| attach_refused(error, view.status))?;
     }
     if let Some(name) = change.name {
         shared.app.rename(caller, id, &name).await?;
@@ -215,6 +215,21 @@ pub(super) fn upgrade_refused(error: Error, version: &str) -> Refused {
         Error::NotFound { what: crate::app::Thing::Version, .. } if by_id => {
             Fault::new(Kind::NotFound, "DBDatastoreVersion Not Found").into()
         }
+        other => other.into(),
+    }
+}
+
+/// Attaching and detaching have words of their own for what every other route says, too.
+fn attach_refused(error: Error, status: Status) -> Refused {
+    match error {
+        Error::NotFound { what: crate::app::Thing::Group, id } => {
+            Fault::new(Kind::NotFound, format!("Configuration group id: {id} could not be found.")).into()
+        }
+        Error::Busy { .. } => Fault::bad_request(format!(
+            "The operation you have requested cannot be executed because the instance status is currently: {}.",
+            status.name()
+        ))
+        .into(),
         other => other.into(),
     }
 }

@@ -14,6 +14,7 @@ mod accounts;
 mod admit;
 mod answer;
 mod body;
+mod configurations;
 mod datastores;
 mod described;
 mod fault;
@@ -56,6 +57,7 @@ pub fn router(shared: Shared) -> Router {
         .merge(roots::routes())
         .merge(keystone::routes())
         .merge(datastores::routes())
+        .merge(configurations::routes())
         .merge(flavors::routes())
         .merge(quotas::routes())
         .merge(instances::routes())

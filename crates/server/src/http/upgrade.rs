@@ -3,7 +3,7 @@
 use axum::extract::State;
 use coffer_core::plan::Step;
 use coffer_wire::trove::fault::FindingBody;
-use coffer_wire::trove::operation::{PlanBody, PlanImage, PlanStep, UpgradePlan};
+use coffer_wire::trove::operation::{PlanBody, PlanGroup, PlanImage, PlanStep, UpgradePlan};
 use coffer_wire::trove::request;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -29,19 +29,20 @@ struct PreviewBody {
     upgrade: request::UpgradePreview,
 }
 
-/// What an upgrade would do. Takes as long as fetching the image and checking everything take.
+/// What an upgrade would do, and everything that speaks against it. Changes nothing but that the image is fetched, and takes as long as that and
+/// all checks take.
 #[utoipa::path(post, path = "/v1.0/{project}/instances/{id}/upgrade-preview", tag = "instances",
     request_body = PreviewBody, responses((status = 200, body = PlanBody)))]
 async fn preview(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>, Json(body): Json) -> Answer {
     let (id, caller) = (at.id()?, asker.caller());
     shared.app.instance(caller, id).await?;
-    let version = request::UpgradePreview::read(&body)?.datastore_version;
-    let preview = shared.app.preview_upgrade(caller, id, &version).await;
+    let request::UpgradePreview { datastore_version: version, defaults } = request::UpgradePreview::read(&body)?;
+    let preview = shared.app.preview_upgrade(caller, id, &version, defaults.unwrap_or_default()).await;
     ok(&PlanBody { plan: plan(preview.map_err(|error| upgrade_refused(error, &version))?) })
 }
 
 fn plan(preview: UpgradePreview) -> UpgradePlan {
-    let UpgradePreview { from, to, plan, findings, settings, image, preview } = preview;
+    let UpgradePreview { from, to, policy, group, plan, findings, settings, image, preview } = preview;
     let steps = plan.steps.iter().enumerate().flat_map(|(i, step)| steps(step, i < plan.point_of_no_return)).collect();
     UpgradePlan {
         from: (&*from).into(),
@@ -50,6 +51,8 @@ fn plan(preview: UpgradePreview) -> UpgradePlan {
         notes: plan.notes,
         findings: findings.into_iter().map(FindingBody::from).collect(),
         settings,
+        policy,
+        configuration: group.map(|group| PlanGroup { id: group.id.to_string(), name: group.name }),
         image: image.map(|image| PlanImage {
             digest: image.digest.to_string(),
             number: image.number.to_string(),

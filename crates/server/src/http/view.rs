@@ -44,7 +44,7 @@ pub(super) fn listed(view: &InstanceView, asker: &Asker, region: &str) -> wire::
 
 /// An instance in a detailed list.
 pub(super) fn detailed(view: &InstanceView, asker: &Asker, region: &str) -> wire::Instance {
-    let (instance, observed) = (&view.instance, view.observed.as_ref());
+    let (instance, observed, links) = (&view.instance, view.observed.as_ref(), asker.links());
     let mut shown = listed(view, asker, region);
     shown.datastore.version_number = Some(view.version.number.to_string());
     let updated = view.operation.as_ref().map_or(instance.updated_at, |o| o.updated_at.max(instance.updated_at));
@@ -62,6 +62,11 @@ pub(super) fn detailed(view: &InstanceView, asker: &Asker, region: &str) -> wire
             state: gate.state.map(|state| state.name().to_owned()),
             why: Some(gate.why.clone()).filter(|why| !why.is_empty()),
         }),
+        configuration: instance.group.as_ref().map(|group| {
+            let id = group.id.to_string();
+            wire::GroupRef { links: links.of("configurations", &id), name: group.name.clone(), id }
+        }),
+        restart_required: view.pending.clone(),
         operation: None,
     });
     shown
@@ -71,7 +76,7 @@ pub(super) fn detailed(view: &InstanceView, asker: &Asker, region: &str) -> wire
 pub(super) fn shown(view: &InstanceView, operation: Option<&Operation>, asker: &Asker, region: &str) -> wire::Instance {
     let mut shown = detailed(view, asker, region);
     // As in Trove: what is used changes too much while something is done to be told.
-    if let (Status::Active | Status::Error, Some(observed)) = (view.status, &view.observed) {
+    if let (Status::Active | Status::RestartRequired | Status::Error, Some(observed)) = (view.status, &view.observed) {
         shown.volume = wire::Volume::used(view.instance.volume_gib, observed.volume_used_bytes);
     }
     if let Some(detail) = &mut shown.detail {
@@ -84,11 +89,13 @@ pub(super) fn shown(view: &InstanceView, operation: Option<&Operation>, asker: &
 pub(super) fn managed(view: &InstanceView, asker: &Asker, region: &str) -> wire::Instance {
     let mut shown = detailed(view, asker, region);
     let task = match view.operation.as_ref().map(|operation| operation.kind) {
+        None if view.status == Status::RestartRequired => "Instance requires a restart.",
         None => "No tasks for the instance.",
         Some(Kind::Create) => "The instance is building.",
         Some(Kind::Upgrade) => "Upgrading the instance.",
         Some(Kind::Restart) => "Rebooting the instance.",
         Some(Kind::Delete) => "Deleting the instance.",
+        Some(Kind::Configure) => "Updating the configuration of the instance.",
     };
     shown.mgmt = Some(wire::Mgmt {
         server_id: None,
@@ -141,7 +148,11 @@ pub(super) fn section_of(step: &Step) -> Option<&coffer_core::section::Section> 
     match step {
         Step::Ask { task, .. } => match &**task {
             Task::Section(section) => Some(section),
-            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => None,
+            Task::Fetch { .. }
+            | Task::Check { .. }
+            | Task::Verify { .. }
+            | Task::Configure { .. }
+            | Task::Accounts { .. } => None,
         },
         Step::EnsurePlace | Step::DropPlace | Step::Run { .. } | Step::Record(_) => None,
     }
@@ -168,6 +179,7 @@ pub(super) fn operation(operation: &Operation) -> wire_operation::Operation {
         gap_ms: operation.gap_us.and_then(|gap| i64::try_from(gap).ok()).map(wire_operation::millis),
         clients: operation.clients.as_ref().map(Into::into),
         steps: operation.steps.iter().map(Into::into).collect(),
+        notes: operation.plan.notes.clone(),
         findings: operation.findings.iter().cloned().map(FindingBody::from).collect(),
         cause: operation.phase.cause().map(Into::into),
     }
@@ -182,7 +194,7 @@ fn versions(operation: &Operation) -> (Option<String>, Option<String>) {
         match step {
             Step::Run { spec, .. } => return (None, Some(spec.label())),
             Step::Ask { task, .. } => {
-                if let Task::Verify { expect } = &**task {
+                if let Task::Verify { expect } | Task::Configure { to: expect, .. } = &**task {
                     return (Some(expect.label()), Some(expect.label()));
                 }
             }

@@ -108,7 +108,9 @@ impl Runner {
             Step::Record(record) => {
                 let change = match record {
                     Record::Built { generation } => Change::Built { generation },
-                    Record::Runs { spec, generation } => Change::Runs(Desire { generation, engine: *spec }),
+                    Record::Runs { spec, generation, configured } => {
+                        Change::Runs(Desire { generation, engine: *spec }, configured.map(|configured| *configured))
+                    }
                     Record::Deleted => Change::Deleted,
                 };
                 self.settle(operation, Ok(()), &[change]).await?;
@@ -130,8 +132,8 @@ impl Runner {
                 let result = self.app.store.result(operation.id, &task_id(operation.id, at)).await?;
                 match result {
                     Some(result) => self.take_answer(operation, instance, &task, result.outcome).await?,
-                    // A section is never given up: the agent works it off by itself, forward or back.
-                    None if matches!(*task, Task::Section(_)) => return Ok(false),
+                    // What touches the engine is never given up: the agent works it off by itself, forward or back.
+                    None if matches!(*task, Task::Section(_) | Task::Configure { .. }) => return Ok(false),
                     None if is_over(operation, within_seconds, now) => {
                         let name = operation.plan.steps.get(at).map_or("", Step::name);
                         let message = format!("the agent did not finish the step {name} within {within_seconds} s");

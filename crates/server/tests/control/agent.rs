@@ -139,6 +139,7 @@ fn name_of(task: &Task) -> &'static str {
         Task::Fetch { .. } => "fetch",
         Task::Check { .. } => "check",
         Task::Verify { .. } => "verify",
+        Task::Configure { .. } => "configure",
         Task::Section(_) => "section",
         Task::Accounts { .. } => "accounts",
     }
@@ -159,6 +160,10 @@ fn succeed(task: &Task, volume: &mut Volume) -> Learned {
         }
         Task::Verify { .. } => Learned::default(),
         Task::Accounts { .. } => Learned { accounts: Some(Answer::Changed), ..Learned::default() },
+        Task::Configure { to, generation } => {
+            volume.runs = Some((*generation, to.clone()));
+            Learned::default()
+        }
         Task::Section(section) => {
             volume.runs = Some((section.generation, section.to.clone()));
             let steps = section.plan.steps.iter().map(|s| step(s.name(), Some(StepEnd::Done))).collect();

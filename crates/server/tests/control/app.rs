@@ -1,5 +1,6 @@
 //! What callers may do, and how they are refused.
 
+use coffer_core::engine::Policy;
 use coffer_core::finding::Finding;
 use coffer_core::instance::{Kind, Status};
 use coffer_core::task::Task;
@@ -17,8 +18,8 @@ async fn another_projects_instance_is_not_found_whatever_is_asked_of_it() {
     let answers = [
         app.instance(&stranger, id).await.err(),
         app.rename(&stranger, id, "mine").await.err(),
-        app.upgrade(&stranger, id, "8.0.2").await.err(),
-        app.preview_upgrade(&stranger, id, "8.0.2").await.err(),
+        app.upgrade(&stranger, id, "8.0.2", Policy::default()).await.err(),
+        app.preview_upgrade(&stranger, id, "8.0.2", Policy::default()).await.err(),
         app.restart(&stranger, id).await.err(),
         app.delete(&stranger, id).await.err(),
         app.operations(&stranger, id).await.err(),
@@ -46,7 +47,7 @@ async fn a_reader_looks_and_changes_nothing() {
     let answers = [
         app.create(&reader, new("mine")).await.err(),
         app.rename(&reader, id, "mine").await.err(),
-        app.upgrade(&reader, id, "8.0.2").await.err(),
+        app.upgrade(&reader, id, "8.0.2", Policy::default()).await.err(),
         app.restart(&reader, id).await.err(),
         app.delete(&reader, id).await.err(),
     ];
@@ -60,11 +61,11 @@ async fn an_instance_does_one_thing_at_a_time() {
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
     setting.script("section", Act::Hang);
-    setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
     let app = setting.app();
     let answers = [
-        app.upgrade(&member(), id, "8.0.2").await.err(),
-        app.preview_upgrade(&member(), id, "8.0.2").await.err(),
+        app.upgrade(&member(), id, "8.0.2", Policy::default()).await.err(),
+        app.preview_upgrade(&member(), id, "8.0.2", Policy::default()).await.err(),
         app.restart(&member(), id).await.err(),
         app.delete(&member(), id).await.err(),
     ];
@@ -179,7 +180,7 @@ async fn a_preview_tells_what_the_agent_found_and_touches_nothing() {
     let id = setting.serving("redis_test").await;
     let warning = Finding::warning("redis.acl", "user app", "loses a command", "");
     setting.script("check", Act::Find(vec![warning.clone()]));
-    let preview = setting.app().preview_upgrade(&member(), id, "8.0.2").await.expect("a preview");
+    let preview = setting.app().preview_upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("a preview");
     assert_eq!((preview.from.name.as_str(), preview.to.name.as_str()), ("7.0.15", "8.0.2"));
     assert_eq!(preview.image.expect("the image").digest, digest("8.0.2"));
     assert_eq!(preview.preview.expect("figures").gap_millis, 42);
@@ -201,7 +202,7 @@ async fn a_preview_of_what_cannot_be_fetched_says_so() {
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
     setting.script("fetch", Act::Fail(crate::setting::cause()));
-    let preview = setting.app().preview_upgrade(&member(), id, "8.0.2").await.expect("a preview");
+    let preview = setting.app().preview_upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("a preview");
     let told = preview.findings.iter().find(|f| f.id == "image.fetch").expect("a finding");
     assert_eq!((told.message.as_str(), told.remedy.as_str()), ("the dog ate it", "feed the dog"));
     assert!(preview.preview.is_none());

@@ -1,5 +1,6 @@
 //! The lives of instances: built, upgraded, restarted and removed, well and badly.
 
+use coffer_core::engine::Policy;
 use coffer_core::finding::Finding;
 use coffer_core::instance::{Kind, Status};
 use coffer_core::operation::Phase;
@@ -40,7 +41,7 @@ async fn an_upgrade_shows_the_requested_version_until_the_proven_one_is_recorded
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
     setting.script("section", Act::Hang);
-    setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
     let view = setting.app().instance(&member(), id).await.expect("the instance");
     assert_eq!((view.status, view.version.name.as_str(), view.operating_status), (Status::Upgrade, "8.0.2", ""));
     let operation = setting.until_operation(id, |o| o.steps.iter().any(|s| s.name == "hanging")).await;
@@ -78,7 +79,7 @@ async fn an_upgrade_that_fails_in_its_section_leaves_the_old_version_and_says_wh
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
     setting.script("section", Act::Fail(cause()));
-    setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
     let view = setting.until(id, |view| view.status != Status::Upgrade).await;
     assert_eq!((view.status, view.version.name.as_str()), (Status::Active, "7.0.15"));
     assert_eq!(view.instance.fault.expect("a fault").cause, cause());
@@ -89,7 +90,7 @@ async fn an_upgrade_that_fails_in_its_section_leaves_the_old_version_and_says_wh
 
     // The next one that succeeds clears it.
     setting.script("section", Act::Succeed);
-    setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
     let view = setting.until(id, |view| view.status != Status::Upgrade).await;
     assert_eq!((view.version.name.as_str(), view.instance.fault), ("8.0.2", None));
 }
@@ -104,7 +105,7 @@ async fn what_a_check_finds_is_told_all_at_once() {
         Finding::error("volume.space", "the volume", "is too full", "delete something"),
     ];
     setting.script("check", Act::Find(findings.clone()));
-    setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
     let view = setting.until(id, |view| view.status != Status::Upgrade).await;
     assert_eq!(view.version.name, "7.0.15");
     let fault = view.instance.fault.expect("a fault");
@@ -119,7 +120,7 @@ async fn what_a_check_finds_is_told_all_at_once() {
 async fn the_same_version_is_proven_and_nothing_is_changed() {
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
-    setting.app().upgrade(&member(), id, "7.0.15").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "7.0.15", Policy::default()).await.expect("accepted");
     let operation = setting.until_operation(id, |o| !o.is_open()).await;
     assert_eq!(operation.phase, Phase::Done);
     assert_eq!(operation.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["verify"]);
@@ -147,7 +148,7 @@ async fn a_creation_that_fails_leaves_no_place_and_an_error_that_says_why() {
         assert!(setting.places.identity(id).is_none(), "{step}: its place is still there");
         let place = setting.operation(id).await.steps.swap_remove(0);
         assert_eq!((place.name.as_str(), place.end), ("place", Some(StepEnd::Undone)));
-        let refused = setting.app().upgrade(&member(), id, "8.0.2").await;
+        let refused = setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await;
         assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
         setting.app().delete(&member(), id).await.expect("accepted");
         setting.until_gone(id).await;
@@ -184,7 +185,7 @@ async fn a_section_is_never_given_up_but_somebody_is_told_that_it_is_late() {
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
     setting.script("section", Act::Hang);
-    setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
     setting.until_operation(id, |o| o.steps.iter().any(|s| s.name == "hanging")).await;
     setting.pass(25 * 3600);
     eventually(async || {
@@ -204,7 +205,7 @@ async fn a_section_that_does_not_get_on_says_why_until_it_does() {
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
     setting.script("section", Act::Stick(cause()));
-    setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
     let view = setting.until(id, |view| view.instance.fault.is_some()).await;
     let view = setting.until(view.instance.id, |view| view.status == Status::Error).await;
     assert_eq!((view.version.name.as_str(), view.instance.fault.expect("a fault").cause), ("7.0.15", cause()));

@@ -6,6 +6,7 @@
 mod agent;
 mod agents;
 mod app;
+mod groups;
 mod lives;
 mod outage;
 mod place;

@@ -1,5 +1,6 @@
 //! Servers and agents that die, at every moment at which something waits.
 
+use coffer_core::engine::Policy;
 use coffer_core::instance::Status;
 use coffer_core::operation::Phase;
 use coffer_server::{Error, Server};
@@ -33,7 +34,7 @@ async fn an_upgrade_goes_on_after_the_server_was_killed_in_any_of_its_steps() {
         let mut setting = Setting::new().await;
         let id = setting.serving("redis_test").await;
         hold(&setting, step);
-        setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+        setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
         setting.until_operation(id, |o| o.steps.iter().any(|s| s.name == "hanging")).await;
         setting.kill().await;
         setting.start().await;
@@ -51,7 +52,7 @@ async fn an_upgrade_that_ended_while_there_was_no_server_is_recorded_by_the_next
         let mut setting = Setting::new().await;
         let id = setting.serving("redis_test").await;
         hold(&setting, "section");
-        setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+        setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
         setting.until_operation(id, |o| o.steps.iter().any(|s| s.name == "hanging")).await;
         setting.stop().await;
         setting.script("section", act);
@@ -91,7 +92,7 @@ async fn a_dead_agent_is_started_again_and_the_upgrade_goes_on() {
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
     hold(&setting, "section");
-    setting.app().upgrade(&member(), id, "8.0.2").await.expect("accepted");
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
     setting.until_operation(id, |o| o.steps.iter().any(|s| s.name == "hanging")).await;
     setting.places.kill_agent(id);
     release(&setting);

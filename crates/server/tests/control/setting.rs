@@ -165,6 +165,7 @@ pub(crate) fn new(name: &str) -> NewInstance {
         settings: Settings::new(),
         databases: Vec::new(),
         users: Vec::new(),
+        group: None,
     }
 }
 

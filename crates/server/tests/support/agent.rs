@@ -129,6 +129,7 @@ impl Fake {
             Task::Check { .. } => learned.preview = Some(Preview::default()),
             Task::Verify { .. } => {}
             Task::Accounts { request } => learned.accounts = Some(told(&request)),
+            Task::Configure { to, generation } => self.running = Some((generation, to.number)),
             Task::Section(section) => {
                 self.running = Some((section.generation, section.to.number));
                 learned.gap_us = Some(42_000);

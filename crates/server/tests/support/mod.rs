@@ -125,6 +125,15 @@ impl World {
         reply.json()["instance"]["id"].as_str().expect("an id").to_owned()
     }
 
+    /// A new configuration group of demo's, of the version that instances have.
+    pub async fn group(&self, name: &str, values: &Value) -> String {
+        let body = json!({"configuration": {"name": name, "values": values,
+            "datastore": {"type": "redis", "version": "7.0.15"}}});
+        let reply = self.demo.post("/configurations", &body).await;
+        assert_eq!(reply.code, 200, "{}", reply.text);
+        reply.json()["configuration"]["id"].as_str().expect("an id").to_owned()
+    }
+
     /// The instance once it has that status and nothing is done to it.
     pub async fn until(&self, id: &str, status: &str) -> Value {
         let path = format!("/instances/{id}");
@@ -187,6 +196,10 @@ impl Client {
 
     pub async fn patch(&self, below: &str, body: &Value) -> Reply {
         self.ask("PATCH", below, Some(body)).await
+    }
+
+    pub async fn put(&self, below: &str, body: &Value) -> Reply {
+        self.ask("PUT", below, Some(body)).await
     }
 
     pub async fn ask(&self, method: &str, below: &str, body: Option<&Value>) -> Reply {

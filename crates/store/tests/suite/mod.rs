@@ -1,6 +1,7 @@
 //! What every kind of store has to do, as functions that take one. Each expects an empty store.
 
 mod catalogue;
+mod groups;
 mod instances;
 mod operations;
 
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub(crate) use catalogue::*;
+pub(crate) use groups::*;
 pub(crate) use instances::*;
 pub(crate) use operations::*;
 
@@ -64,6 +66,7 @@ pub(crate) fn operation(instance: &Instance, kind: Kind) -> Operation {
         project: instance.project.clone(),
         kind,
         target: (kind == Kind::Upgrade).then(|| fixture.target().id),
+        group: None,
         plan,
         phase: coffer_core::operation::Phase::START,
         epoch: coffer_core::id::Epoch::default(),

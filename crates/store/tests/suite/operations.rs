@@ -110,7 +110,7 @@ pub(crate) async fn the_record_of_a_step_is_one_with_its_change(store: &Store) {
     engine.settings.clear();
     let desire = Desire { generation: Generation(5), engine };
     claimed.phase = Phase::Done;
-    store.save(&claimed, &[Change::Runs(desire.clone())], at(2)).await.expect("save");
+    store.save(&claimed, &[Change::Runs(desire.clone(), None)], at(2)).await.expect("save");
     let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("query").expect("the instance");
     assert_eq!(row.instance.version, fixture.target().id);
     assert_eq!(row.instance.generation, Generation(5));

@@ -29,7 +29,7 @@ pub struct InstancesBody {
 pub struct Instance {
     pub id: String,
     pub name: String,
-    /// `BUILD`, `ACTIVE`, `UPGRADE`, `REBOOT`, `SHUTDOWN` or `ERROR`.
+    /// `BUILD`, `ACTIVE`, `UPGRADE`, `REBOOT`, `SHUTDOWN`, `RESTART_REQUIRED` or `ERROR`.
     pub status: String,
     /// Empty while an operation runs; else `HEALTHY`, `RESTARTING`, `SHUTDOWN` or `ERROR`.
     pub operating_status: String,
@@ -67,6 +67,9 @@ pub struct Detail {
     pub service_status_updated: Date,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<InstanceFault>,
+    /// The configuration group that is attached, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<GroupRef>,
     /// In the reply to the creation, and nowhere else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -83,6 +86,9 @@ pub struct Detail {
     /// Who gets new connections. Missing until the first engine was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
+    /// The settings that wait for a restart, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_required: Vec<String>,
     /// The operation that is open, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Progress>,
@@ -137,6 +143,14 @@ pub struct Mgmt {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FlavorRef {
     pub id: String,
+    pub links: Vec<Link>,
+}
+
+/// The configuration group of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GroupRef {
+    pub id: String,
+    pub name: String,
     pub links: Vec<Link>,
 }
 
@@ -222,7 +236,7 @@ impl InstanceFault {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     pub id: String,
-    /// `create`, `upgrade`, `restart` or `delete`.
+    /// `create`, `upgrade`, `restart`, `configure` or `delete`.
     pub kind: String,
     /// What is being done; empty where that is not known.
     pub step: String,

@@ -10,6 +10,7 @@
 
 pub mod account;
 pub mod check;
+pub mod configuration;
 pub mod datastore;
 pub mod date;
 pub mod fault;

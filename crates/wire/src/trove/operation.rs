@@ -1,7 +1,7 @@
 //! What Coffer adds to Trove: the operations of an instance, and what an upgrade would do.
 
 use coffer_core::datastore::Version;
-use coffer_core::engine::SettingsChange;
+use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Cause;
 use coffer_core::task::{ClientView, Preview, StepEnd, StepRecord};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub struct OperationsBody {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
     pub id: String,
-    /// `create`, `upgrade`, `restart` or `delete`.
+    /// `create`, `upgrade`, `restart`, `configure` or `delete`.
     pub kind: String,
     /// `forward`, `backward`, `done` (wholly new), `undone` (wholly old) or `stuck` (a person has to choose).
     pub phase: String,
@@ -36,6 +36,9 @@ pub struct Operation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<Clients>,
     pub steps: Vec<OperationStep>,
+    /// What was considered when it was planned, and what is not done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     pub findings: Vec<FindingBody>,
     pub cause: Option<CauseBody>,
 }
@@ -130,6 +133,12 @@ pub struct UpgradePlan {
     /// What becomes of each setting: `kept`, `translated`, `dropped`, `pinned`, `default_changed` or `refused`, with its reason.
     #[schema(value_type = Vec<Object>)]
     pub settings: SettingsChange,
+    /// `preserve`: old defaults that clients would miss are pinned; `adopt`: none are.
+    #[schema(value_type = String)]
+    pub policy: Policy,
+    /// The configuration group that the instance has then, where it has one and it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<PlanGroup>,
     /// The engine image that would run; null where nothing is fetched.
     pub image: Option<PlanImage>,
     /// The agent's figures for this instance; null where nothing is stopped.
@@ -165,6 +174,13 @@ pub struct PlanStep {
     pub undone: bool,
     /// Whether the agent does it alone, within the critical section.
     pub section: bool,
+}
+
+/// A configuration group, in a plan. It need not be there yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanGroup {
+    pub id: String,
+    pub name: String,
 }
 
 /// An engine image, in a plan.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use coffer_core::engine::Policy;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::trove::account::{NewDatabase, NewUser, read_databases, read_users};
-use crate::trove::check::{Check, clip, inside};
+use crate::trove::check::{Check, clip, inside, show};
 use crate::trove::fault::Fault;
 
 /// The longest a setting's value may be, in characters.
@@ -26,6 +28,9 @@ pub struct NewInstance {
     pub volume: Option<NewVolume>,
     #[serde(default)]
     pub datastore: DatastoreChoice,
+    /// A configuration group's id, or an address that ends in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
     /// Settings of the engine by their own names. Coffer's addition.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
@@ -67,8 +72,6 @@ pub enum Unsupported {
     ReplicaOf(String),
     /// From this backup.
     RestorePoint(String),
-    /// With this configuration group.
-    Configuration(String),
     /// With modules.
     Modules,
     /// Reachable by others than the provider's network lets in, or by fewer.
@@ -86,7 +89,10 @@ impl NewInstance {
             new.name = name.and_then(|v| check.name("instance['name']", v)).unwrap_or_default();
             new.flavor = object.get("flavorRef").and_then(|v| read_flavor(&mut check, v));
             new.volume = present(object, "volume").and_then(|v| read_volume(&mut check, v));
-            new.datastore = present(object, "datastore").map(|v| read_datastore(&mut check, v)).unwrap_or_default();
+            let datastore = present(object, "datastore");
+            new.datastore = datastore.map(|v| read_datastore(&mut check, "instance", v)).unwrap_or_default();
+            let group = present(object, "configuration");
+            new.configuration = group.and_then(|v| read_reference(&mut check, "instance['configuration']", v));
             new.settings = present(object, "settings").map(|v| read_settings(&mut check, v)).unwrap_or_default();
             let databases = present(object, "databases");
             new.databases =
@@ -112,7 +118,12 @@ fn read_flavor(check: &mut Check, value: &Value) -> Option<String> {
     if let Some(id) = value.as_u64() {
         return Some(id.to_string());
     }
-    let text = check.text("instance['flavorRef']", value, 255)?;
+    read_reference(check, "instance['flavorRef']", value)
+}
+
+/// An id, or an address that ends in one.
+fn read_reference(check: &mut Check, place: &str, value: &Value) -> Option<String> {
+    let text = check.text(place, value, 255)?;
     text.trim_end_matches('/').rsplit('/').next().map(str::to_owned)
 }
 
@@ -123,9 +134,11 @@ fn read_volume(check: &mut Check, value: &Value) -> Option<NewVolume> {
     Some(NewVolume { size })
 }
 
-fn read_datastore(check: &mut Check, value: &Value) -> DatastoreChoice {
-    let Some(object) = check.object("instance['datastore']", value) else { return DatastoreChoice::default() };
-    let mut text = |key: &str| present(object, key).and_then(|v| check.text(&place("datastore", key), v, 255));
+/// The datastore version that something is to be of; `within` is what stands around it.
+pub(super) fn read_datastore(check: &mut Check, within: &str, value: &Value) -> DatastoreChoice {
+    let place = format!("{within}['datastore']");
+    let Some(object) = check.object(&place, value) else { return DatastoreChoice::default() };
+    let mut text = |key: &str| present(object, key).and_then(|v| check.text(&format!("{place}['{key}']"), v, 255));
     DatastoreChoice { datastore: text("type"), version: text("version"), version_number: text("version_number") }
 }
 
@@ -169,10 +182,6 @@ fn read_unsupported(check: &mut Check, object: &Object) -> Vec<Unsupported> {
         let backup = check.required("instance['restorePoint']", point, "backupRef");
         let backup = backup.and_then(|v| check.text("instance['restorePoint']['backupRef']", v, 255));
         unsupported.extend(backup.map(Unsupported::RestorePoint));
-    }
-    if let Some(group) = present(object, "configuration").and_then(|v| check.text("instance['configuration']", v, 255))
-    {
-        unsupported.push(Unsupported::Configuration(group));
     }
     let modules = present(object, "modules").and_then(|v| check.list("instance['modules']", v, usize::MAX));
     if modules.is_some_and(|list| !list.is_empty()) {
@@ -219,6 +228,15 @@ pub struct InstanceChange {
     /// A version's name or id, or `datastore/name` to cross from one datastore to another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub datastore_version: Option<String>,
+    /// Beside a version: `adopt` takes its new defaults, where `preserve`, which is what holds where nothing is said, keeps
+    /// the old ones that clients would miss. Coffer's addition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub defaults: Option<Policy>,
+    /// A configuration group's id to attach it; null to detach the one that is attached. So does nothing at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub configuration: Option<Attachment>,
     /// Something that Trove can change and Coffer cannot.
     #[serde(skip)]
     pub unsupported: Option<UnsupportedChange>,
@@ -227,8 +245,6 @@ pub struct InstanceChange {
 /// Something that Trove can change about an instance and Coffer cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnsupportedChange {
-    /// Attach this configuration group.
-    Attach(String),
     /// Detach from the instance it follows.
     Detach,
     /// Let others in, or fewer.
@@ -236,27 +252,33 @@ pub enum UnsupportedChange {
 }
 
 impl InstanceChange {
-    /// Reads `{"instance": {...}}`. Keys that are not known are refused; nothing to change is no error, because in
-    /// Trove it means "detach the configuration group".
+    /// Reads `{"instance": {...}}`. Keys that are not known are refused; nothing to change means, as in Trove, "detach the
+    /// configuration group".
     pub fn read(body: &Value) -> Result<Self, Fault> {
-        const KNOWN: [&str; 6] = ["name", "datastore_version", "configuration", "replica_of", "slave_of", "access"];
+        const KNOWN: [&str; 7] =
+            ["name", "datastore_version", "defaults", "configuration", "replica_of", "slave_of", "access"];
         let value = inside(body, "instance")?;
         let mut check = Check::default();
         let mut change = Self::default();
         let mut attributes = 0;
         if let Some(object) = check.object("instance", value) {
             check.only("instance", object, &KNOWN);
-            attributes = object.keys().filter(|key| *key != "name").count();
+            attributes = object.keys().filter(|key| !["name", "defaults"].contains(&key.as_str())).count();
             change.name = object.get("name").and_then(|v| check.name("instance['name']", v));
             let version = object.get("datastore_version");
             change.datastore_version = version.and_then(|v| check.name("instance['datastore_version']", v));
+            change.defaults = object.get("defaults").and_then(|v| read_policy(&mut check, "instance['defaults']", v));
+            if change.defaults.is_some() && version.is_none() {
+                check.add("instance['defaults']", "says something only beside 'datastore_version'");
+            }
             if object.contains_key("replica_of") || object.contains_key("slave_of") {
                 change.unsupported = Some(UnsupportedChange::Detach);
             }
-            let group = present(object, "configuration");
-            if let Some(group) = group.and_then(|v| check.text("instance['configuration']", v, 255)) {
-                change.unsupported = Some(UnsupportedChange::Attach(group));
-            }
+            change.configuration = match object.get("configuration") {
+                Some(value) => read_attachment(&mut check, value),
+                None if object.is_empty() => Some(Attachment::None),
+                None => None,
+            };
             if present(object, "access").is_some_and(|v| !read_access(&mut check, v)) {
                 change.unsupported = Some(UnsupportedChange::Access);
             }
@@ -267,6 +289,54 @@ impl InstanceChange {
         }
         Ok(change)
     }
+}
+
+/// Which configuration group an instance is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// The one with this id.
+    Group(Uuid),
+    None,
+}
+
+impl Serialize for Attachment {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Group(id) => id.serialize(serializer),
+            Self::None => serializer.serialize_none(),
+        }
+    }
+}
+
+/// An id as Trove's schema has it, or null.
+fn read_attachment(check: &mut Check, value: &Value) -> Option<Attachment> {
+    const PATTERN: &str = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$";
+    if value.is_null() {
+        return Some(Attachment::None);
+    }
+    let text = value.as_str();
+    // Of the forms of an id only the one with four dashes has 36 characters.
+    if let Some(id) = text.filter(|text| text.len() == 36).and_then(|text| text.parse().ok()) {
+        return Some(Attachment::Group(id));
+    }
+    let shown = show(value);
+    let why = match text {
+        Some("") => format!("{shown} should be non-empty; {shown} does not match '{PATTERN}'"),
+        Some(_) => format!("{shown} does not match '{PATTERN}'"),
+        None => format!("{shown} is not of type 'string'"),
+    };
+    let why = format!("{shown} is not valid under any of the given schemas; {why}; {shown} is not of type 'null'");
+    check.add("instance['configuration']", &why);
+    None
+}
+
+/// What to do about defaults that change.
+fn read_policy(check: &mut Check, place: &str, value: &Value) -> Option<Policy> {
+    let policy = serde_json::from_value(value.clone()).ok();
+    if policy.is_none() {
+        check.add(place, &format!("{} is not one of ['preserve', 'adopt']", show(value)));
+    }
+    policy
 }
 
 /// `POST /instances/{id}/action`: what is to be done.
@@ -321,6 +391,10 @@ pub struct ActionBody {
 pub struct UpgradePreview {
     /// As in an upgrade.
     pub datastore_version: String,
+    /// As in an upgrade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub defaults: Option<Policy>,
 }
 
 impl UpgradePreview {
@@ -328,14 +402,15 @@ impl UpgradePreview {
     pub fn read(body: &Value) -> Result<Self, Fault> {
         let value = inside(body, "upgrade")?;
         let mut check = Check::default();
-        let mut version = None;
+        let (mut version, mut defaults) = (None, None);
         if let Some(object) = check.object("upgrade", value) {
-            check.only("upgrade", object, &["datastore_version"]);
+            check.only("upgrade", object, &["datastore_version", "defaults"]);
+            defaults = object.get("defaults").and_then(|v| read_policy(&mut check, "upgrade['defaults']", v));
             let given = check.required("upgrade", object, "datastore_version");
             version = given.and_then(|v| check.name("upgrade['datastore_version']", v));
         }
         check.finish()?;
-        Ok(Self { datastore_version: version.unwrap_or_default() })
+        Ok(Self { datastore_version: version.unwrap_or_default(), defaults })
     }
 }
 

@@ -1,6 +1,8 @@
 use serde_json::{Value, json};
 
-use super::{Action, InstanceChange, NewInstance, Unsupported, UpgradePreview, VersionChange};
+use coffer_core::engine::Policy;
+
+use super::{Action, Attachment, InstanceChange, NewInstance, Unsupported, UpgradePreview, VersionChange};
 use crate::trove::Fault;
 
 fn told<T: std::fmt::Debug>(read: Result<T, Fault>) -> String {
@@ -40,7 +42,6 @@ fn what_cannot_be_had_is_never_ignored() {
     };
     check("replica_of", json!("a"), Unsupported::ReplicaOf("a".to_owned()));
     check("restorePoint", json!({"backupRef": "b"}), Unsupported::RestorePoint("b".to_owned()));
-    check("configuration", json!("c"), Unsupported::Configuration("c".to_owned()));
     check("modules", json!([{"id": "m"}]), Unsupported::Modules);
     check("access", json!({"is_public": true}), Unsupported::Access);
     check("access", json!({"allowed_cidrs": ["10.0.0.0/8"]}), Unsupported::Access);
@@ -93,8 +94,11 @@ fn changes_are_read_as_put_and_patch_have_them() {
     assert_eq!(change.name.as_deref(), Some("b"));
     assert_eq!(change.datastore_version.as_deref(), Some("valkey/8.1.1"));
     for nothing in [json!({"instance": {}}), json!({"instance": {"configuration": null}})] {
-        assert_eq!(InstanceChange::read(&nothing).expect("nothing"), InstanceChange::default());
+        let change = InstanceChange::read(&nothing).expect("nothing");
+        assert_eq!(change.configuration, Some(Attachment::None), "{nothing}");
     }
+    let body = json!({"instance": {"datastore_version": "8", "defaults": "adopt"}});
+    assert_eq!(InstanceChange::read(&body).expect("a change").defaults, Some(Policy::Adopt));
 }
 
 #[test]
@@ -115,6 +119,20 @@ fn bad_changes_are_refused_in_the_words_of_the_schema() {
     check(
         json!({"bogus": 1}),
         "Validation error: instance Additional properties are not allowed ('bogus' was unexpected)",
+    );
+    check(
+        json!({"name": "x", "defaults": "adopt"}),
+        "Validation error: instance['defaults'] says something only beside 'datastore_version'",
+    );
+    check(
+        json!({"datastore_version": "8", "defaults": "keep"}),
+        "Validation error: instance['defaults'] 'keep' is not one of ['preserve', 'adopt']",
+    );
+    check(
+        json!({"configuration": ""}),
+        "Validation error: instance['configuration'] '' is not valid under any of the given schemas; '' should be \
+         non-empty; '' does not match '^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-\
+         ([0-9a-fA-F]){12}$'; '' is not of type 'null'",
     );
     check(
         json!({"datastore_version": "8", "configuration": null}),

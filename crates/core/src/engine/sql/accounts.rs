@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use super::config::{SYSTEM_DATABASES, TENANT, is_internal};
 use crate::account::{Account, NewDatabase, NewUser, Password, Refusal, Request};
 
-/// The account that a tenant may have enabled. It has what the first account has, and may read the binary log: everything
+/// The account that a tenant may have enabled. It has what the first account has: everything
 /// on all databases but the engine's own, and nothing by which it could get at those, at Coffer's accounts, or past the gate:
 /// no SUPER or any of the privileges that it became (a writer that does not wait, a view that runs as somebody else), no FILE,
 /// SHUTDOWN, RELOAD or CREATE USER, and no right to pass on what it has.
 pub const ROOT: &str = "root";
 /// What root has everywhere.
-pub const ROOT_GLOBAL: &str = "PROCESS, SHOW DATABASES, REPLICATION CLIENT, REPLICATION SLAVE";
+pub const ROOT_GLOBAL: &str = "PROCESS, SHOW DATABASES, REPLICATION CLIENT";
 /// What root has on each database that is not the engine's own.
 pub const ROOT_ON_DATABASES: &str = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, REFERENCES, INDEX, ALTER, \
      CREATE TEMPORARY TABLES, LOCK TABLES, CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EXECUTE, EVENT, TRIGGER";

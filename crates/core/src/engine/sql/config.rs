@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use super::dialect::Dialect;
+use super::settings::is_owned;
 use crate::spec::EngineSpec;
 
 /// Where an engine finds its things inside its sandbox.
@@ -25,7 +27,7 @@ pub const PROBE: &str = "coffer_probe";
 
 /// Whether an account is Coffer's or the engine's own, and not the tenant's.
 pub fn is_internal(user: &str) -> bool {
-    [AGENT, PROBE, "mariadb.sys", "root"].contains(&user)
+    [AGENT, PROBE, "mariadb.sys", "mysql.infoschema", "mysql.session", "mysql.sys", "root"].contains(&user)
 }
 
 /// Databases that are the engine's own.
@@ -59,6 +61,26 @@ const TENANT_GLOBAL: u64 = 1 << 8 | 1 << 14 | 1 << 20;
 /// Every privilege that there is or will be, as the engine's own scripts write it for root.
 const EVERYTHING: u64 = u64::MAX;
 
+/// What the agent's own sessions are, whatever the settings say of sessions: they neither end nor give half an answer by
+/// themselves, and say values in the same way on every engine.
+pub const SESSION: [&str; 2] = [
+    "SET SESSION sql_mode = '', autocommit = 1, max_statement_time = 0, sql_select_limit = 18446744073709551615, \
+     sql_safe_updates = 0, wait_timeout = 31536000, time_zone = '+00:00'",
+    "SET SESSION TRANSACTION READ WRITE",
+];
+
+/// Settings that sessions begin with and by which a program of the engine's own would be cut short, and what they are while it
+/// runs. An engine does not have all of them.
+pub const UNLIMITED: &[(&str, &str)] = &[
+    ("autocommit", "1"),
+    ("max_statement_time", "0"),
+    ("sql_safe_updates", "0"),
+    ("sql_select_limit", "18446744073709551615"),
+    ("transaction_read_only", "0"),
+    ("tx_read_only", "0"),
+    ("wait_timeout", "31536000"),
+];
+
 /// The share of the memory that is the buffer pool.
 const POOL_SHARE: u64 = 2;
 /// How much memory there is for each connection, buffers included.
@@ -72,25 +94,41 @@ pub fn max_connections(spec: &EngineSpec) -> u64 {
 
 /// Whether the event scheduler runs once clients are let in.
 pub fn runs_events(spec: &EngineSpec) -> bool {
-    spec.settings
-        .get("event_scheduler")
-        .is_some_and(|value| ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str()))
+    match spec.settings.get("event_scheduler") {
+        Some(value) => is_on(value),
+        None => Dialect::of(spec).runs_events_by_default(),
+    }
+}
+
+/// Whether a value of a switch turns it on.
+pub fn is_on(value: &str) -> bool {
+    ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str())
 }
 
 /// The whole of `my.cnf`.
 pub fn render(spec: &EngineSpec) -> String {
-    let pool = (spec.memory_bytes / POOL_SHARE).max(16 << 20) >> 20 << 20;
     let mut text = String::from("# Written by coffer at every start; changes are lost.\n[mysqld]\n");
-    let mut with = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name} = {}", quoted(value));
-    };
+    for (name, value) in settings(spec) {
+        let _ = writeln!(text, "{name} = {}", quoted(&value));
+    }
+    text
+}
+
+/// What an engine is told of one setting; `None` where its own default holds.
+pub fn told(spec: &EngineSpec, name: &str) -> Option<String> {
+    settings(spec).into_iter().rev().find(|(told, _)| told == name).map(|(_, value)| value)
+}
+
+/// All that an engine is told, in order: of two that have one name the later one counts.
+pub fn settings(spec: &EngineSpec) -> Vec<(String, String)> {
+    let pool = (spec.memory_bytes / POOL_SHARE).max(16 << 20) >> 20 << 20;
+    let mut all = Vec::new();
+    let mut with = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     with("innodb_buffer_pool_size", &pool.to_string());
     with("max_connections", &max_connections(spec).to_string());
-    for (name, value) in &spec.settings {
-        // Off until clients are let in; see `runs_events`.
-        if name != "event_scheduler" {
-            with(name, value);
-        }
+    // The events are off until clients are let in; see `runs_events`.
+    for (name, value) in spec.settings.iter().filter(|(name, _)| *name != "event_scheduler" && !is_owned(name)) {
+        with(name, value);
     }
     for (name, value) in [
         ("datadir", DATA),
@@ -103,11 +141,13 @@ pub fn render(spec: &EngineSpec) -> String {
         ("symbolic_links", "OFF"),
         ("secure_file_priv", "/run"),
         ("event_scheduler", "OFF"),
-        ("skip_slave_start", "ON"),
     ] {
         with(name, value);
     }
-    text
+    for (name, value) in Dialect::of(spec).owned_settings() {
+        with(name, value);
+    }
+    all
 }
 
 /// A value as the option file takes any text: in quotes, with the escapes that it knows.
@@ -143,7 +183,10 @@ pub fn identifier(name: &str) -> String {
 }
 
 /// What comes before the engine's own scripts when a data directory is made. A statement a line, as the bootstrap reads.
-pub const BOOTSTRAP_BEGIN: &str = "create database mysql;\nuse mysql;\nSET @auth_root_socket='coffer';\n";
+pub fn bootstrap_begin() -> String {
+    SESSION.map(|statement| format!("{statement};\n")).concat()
+        + "create database mysql;\nuse mysql;\nSET @auth_root_socket='coffer';\n"
+}
 
 /// What comes after them: the accounts. Written as rows, since the bootstrap has no accounts yet that could be altered.
 pub fn bootstrap_end(tenant_password: &str, probe_password: &str) -> String {
@@ -186,7 +229,7 @@ pub fn passwd(uids: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bootstrap_end, identifier, literal, quoted};
+    use super::{bootstrap_begin, bootstrap_end, identifier, literal, quoted};
 
     #[test]
     fn any_text_is_one_value_one_literal_and_one_identifier() {
@@ -197,7 +240,7 @@ mod tests {
 
     #[test]
     fn passwords_are_never_in_the_bootstrap_as_they_are() {
-        let sql = bootstrap_end("swordfish", "herring");
+        let sql = bootstrap_begin() + &bootstrap_end("swordfish", "herring");
         assert!(!sql.contains("swordfish") && !sql.contains("herring"));
         assert!(sql.lines().all(|line| line.ends_with(';')), "the bootstrap reads a statement a line");
     }

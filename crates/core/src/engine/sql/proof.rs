@@ -1,22 +1,71 @@
-//! Whether an engine holds what another one held: fingerprints, taken by plain reads, and their comparison.
+//! Whether an engine holds what another one held: what is read of both, and the comparison.
 //!
-//! A fingerprint is a list of what there is, each with what is compared of it. `CHECKSUM TABLE` is not among it: it differs
-//! between versions where the data does not.
+//! What is read is a list of all that there is, each with what is compared of it, and rows of some tables. `CHECKSUM TABLE` is
+//! not among it: it differs between versions where the data does not. Nor is what does not outlast a stop (tables in memory),
+//! lies elsewhere (federated ones), or is made anew whenever it is read (generated columns).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::config::identifier;
 use crate::datastore::Number;
 use crate::finding::Finding;
 
-/// A table that is read for the proof, and how.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The storage engines whose rows are in the data directory and outlast a stop.
+pub const LASTING: &[&str] = &["InnoDB", "MyISAM", "Aria", "CSV", "ARCHIVE", "ROCKSDB"];
+/// So many rows are read from the beginning of a primary key, and from its end.
+const FIRST: usize = 200;
+const LAST: usize = 20;
+/// Tables without a primary key are read as a whole, if they have no more rows than this: there is no order to read some by.
+pub const WHOLE: usize = 200;
+/// Of values that may have more bytes than this a digest is read.
+pub const LONG: u64 = 255;
+
+/// How what is read of a table is called, before the table's name.
+pub const COLUMNS: &str = "columns of ";
+pub const KEYS: &str = "keys of ";
+pub const ROWS: &str = "rows of ";
+
+/// A table of which rows are read, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampled {
     pub database: String,
     pub table: String,
-    /// The columns of its primary key, in their order: the first and the last rows by it are read. Empty: all rows are.
+    /// The columns that hold something of their own.
+    pub columns: Vec<String>,
+    /// Those among them whose values may be long.
+    pub long: Vec<String>,
+    /// The columns of its primary key, in their order. Empty: it has none.
     pub key: Vec<String>,
+}
+
+impl Sampled {
+    /// Its name, as objects have it.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.database, self.table)
+    }
+
+    /// The statements that read its rows. They ask for no more than some hundred rows of limited length, whatever the table
+    /// holds.
+    pub fn questions(&self) -> Vec<String> {
+        let column = |name: &String| match self.long.contains(name) {
+            true => format!("MD5({})", identifier(name)),
+            false => identifier(name),
+        };
+        let columns: Vec<_> = self.columns.iter().map(column).collect();
+        let all =
+            format!("SELECT {} FROM {}.{}", columns.join(", "), identifier(&self.database), identifier(&self.table));
+        if self.key.is_empty() {
+            return vec![format!("{all} LIMIT {}", WHOLE + 1)];
+        }
+        let order =
+            |way: &str| self.key.iter().map(|c| format!("{} {way}", identifier(c))).collect::<Vec<_>>().join(", ");
+        vec![
+            format!("{all} ORDER BY {} LIMIT {FIRST}", order("ASC")),
+            format!("{all} ORDER BY {} LIMIT {LAST}", order("DESC")),
+        ]
+    }
 }
 
 /// What an engine holds.
@@ -28,11 +77,39 @@ pub struct Holdings {
     pub objects: BTreeMap<String, String>,
     /// What each account may. A later version may add to it.
     pub privileges: Vec<String>,
-    /// How many tables were read.
-    pub sampled: u64,
+    /// Digests of what was read of single tables (`columns of shop.orders`, `keys of`, `rows of`), where that was in time.
+    #[serde(default)]
+    pub read: BTreeMap<String, String>,
+    /// What of single tables could not be read, and what the engine said.
+    #[serde(default)]
+    pub broken: BTreeMap<String, String>,
+    /// How many tables there was no time for.
+    #[serde(default)]
+    pub late: u64,
 }
 
-/// What the new engine lacks or has too much of. Empty: it holds what the old one held.
+impl Holdings {
+    /// In a sentence: how much of it is compared.
+    pub fn summary(&self) -> String {
+        let tables = self.read.keys().filter(|what| what.starts_with(ROWS)).count();
+        let read = format!("{} objects, rows of {tables} tables", self.objects.len());
+        match self.late {
+            0 => read,
+            late => format!("{read}; there was no time to read {late} more"),
+        }
+    }
+}
+
+/// A name as it is compared: what was `utf8` is called `utf8mb3` since 10.6, and its collations likewise.
+pub fn comparable(name: &str) -> String {
+    match name.strip_prefix("utf8") {
+        Some(rest) if rest.is_empty() || rest.starts_with('_') => format!("utf8mb3{rest}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// What `after` lacks or has too much of. Empty: it holds what was held `before`. Single tables are compared as far as they were
+/// read both times.
 pub fn compare(before: &Holdings, after: &Holdings) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut differs = |id: &str, object: &str, message: String| {
@@ -48,7 +125,15 @@ pub fn compare(before: &Holdings, after: &Holdings) -> Vec<Finding> {
     for object in after.objects.keys().filter(|object| !before.objects.contains_key(*object)) {
         differs("proof.extra", object, "it is there, and was not before".to_owned());
     }
-    for privilege in before.privileges.iter().filter(|privilege| !after.privileges.contains(privilege)) {
+    for (what, was) in &before.read {
+        match (after.read.get(what), after.broken.get(what)) {
+            (Some(is), _) if is != was => differs("proof.changed", what, "they are not what they were".to_owned()),
+            (_, Some(why)) => differs("proof.broken", what, format!("they cannot be read any more: {why}")),
+            _ => {}
+        }
+    }
+    let left: BTreeSet<_> = after.privileges.iter().collect();
+    for privilege in before.privileges.iter().filter(|privilege| !left.contains(privilege)) {
         differs("proof.privilege", privilege, "it is missing".to_owned());
     }
     findings
@@ -56,22 +141,65 @@ pub fn compare(before: &Holdings, after: &Holdings) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Holdings, compare};
+    use super::{Holdings, Sampled, comparable, compare};
+
+    fn map(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
 
     #[test]
     fn every_loss_change_and_surplus_is_found_and_new_privileges_are_not() {
         let before = Holdings {
-            objects: [("table a.b", "x"), ("view a.v", "y")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            objects: map(&[("table a.b", "x"), ("view a.v", "y")]),
             privileges: vec!["u SELECT".to_owned()],
+            read: map(&[("rows of a.b", "1"), ("rows of a.late", "1"), ("rows of a.bad", "1")]),
             ..Holdings::default()
         };
         assert_eq!(compare(&before, &before), []);
-        let mut after = before.clone();
-        after.objects.remove("view a.v");
-        after.objects.insert("table a.b".to_owned(), "z".to_owned());
-        after.objects.insert("table a.c".to_owned(), String::new());
-        after.privileges = vec!["u INSERT".to_owned()];
+        let after = Holdings {
+            objects: map(&[("table a.b", "z"), ("table a.c", "")]),
+            privileges: vec!["u INSERT".to_owned()],
+            read: map(&[("rows of a.b", "2")]),
+            broken: map(&[("rows of a.bad", "it is crashed")]),
+            ..before.clone()
+        };
         let found: Vec<_> = compare(&before, &after).into_iter().map(|f| f.id).collect();
-        assert_eq!(found, ["proof.changed", "proof.missing", "proof.extra", "proof.privilege"]);
+        assert_eq!(
+            found,
+            ["proof.changed", "proof.missing", "proof.extra", "proof.changed", "proof.broken", "proof.privilege"]
+        );
+    }
+
+    #[test]
+    fn a_character_set_is_the_same_by_both_its_names() {
+        for (name, known) in [
+            ("utf8", "utf8mb3"),
+            ("utf8mb3", "utf8mb3"),
+            ("utf8_general_ci", "utf8mb3_general_ci"),
+            ("utf8mb4", "utf8mb4"),
+            ("latin1", "latin1"),
+        ] {
+            assert_eq!(comparable(name), known);
+        }
+    }
+
+    #[test]
+    fn of_no_table_more_is_read_than_some_hundred_short_rows() {
+        let mut table = Sampled {
+            database: "a".to_owned(),
+            table: "b`c".to_owned(),
+            columns: ["id", "text"].map(str::to_owned).into(),
+            long: vec!["text".to_owned()],
+            key: vec!["id".to_owned()],
+        };
+        assert_eq!(
+            table.questions(),
+            [
+                "SELECT `id`, MD5(`text`) FROM `a`.`b``c` ORDER BY `id` ASC LIMIT 200",
+                "SELECT `id`, MD5(`text`) FROM `a`.`b``c` ORDER BY `id` DESC LIMIT 20"
+            ]
+        );
+        table.key.clear();
+        assert_eq!(table.questions(), ["SELECT `id`, MD5(`text`) FROM `a`.`b``c` LIMIT 201"]);
     }
 }

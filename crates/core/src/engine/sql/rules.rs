@@ -19,12 +19,15 @@ pub(super) const OWNED: &[&str] = &[
     "core_file",
     "daemonize",
     "datadir",
+    "des_key_file",
     "early_plugin_load",
     "extra_port",
     "general_log_file",
     "init_file",
     "initialize",
     "initialize_insecure",
+    "innodb_buffer_pool_filename",
+    "innodb_data_file_path",
     "innodb_data_home_dir",
     "innodb_directories",
     "innodb_doublewrite_dir",
@@ -33,6 +36,7 @@ pub(super) const OWNED: &[&str] = &[
     "innodb_log_group_home_dir",
     "innodb_read_only",
     "innodb_redo_log_archive_dirs",
+    "innodb_temp_data_file_path",
     "innodb_temp_tablespaces_dir",
     "innodb_tmpdir",
     "innodb_undo_directory",
@@ -40,35 +44,51 @@ pub(super) const OWNED: &[&str] = &[
     "log_basename",
     "log_bin",
     "log_bin_index",
+    "log_ddl_recovery",
     "log_error",
+    "log_isam",
     "log_slow_query_file",
+    "log_tc",
+    "master_info_file",
+    // A file that is written through memory keeps its time: a copy that was made ahead would look like it.
+    "myisam_use_mmap",
     "no_dd_upgrade",
     "no_monitor",
+    "persisted_globals_load",
     "pid_file",
     "plugin_dir",
     "plugin_load",
     "plugin_load_add",
     "port",
     "read_only",
+    "relay_log",
+    "relay_log_index",
+    "relay_log_info_file",
     "replica_load_tmpdir",
     "report_port",
     "secure_file_priv",
     "skip_grant_tables",
     "skip_name_resolve",
+    "skip_log_bin",
     "skip_networking",
+    "skip_replica_start",
     "skip_slave_start",
     "slave_load_tmpdir",
     "slow_query_log_file",
     "socket",
     "symbolic_links",
     "tmpdir",
+    // How the agent is let in.
+    "unix_socket",
     "upgrade",
     "user",
     "validate_config",
 ];
 
-/// Other doors into the server, which nobody guards, and what makes it do something else than serve.
-pub(super) const OWNED_PREFIXES: &[&str] = &["admin_address", "admin_port", "keyring_migration_", "mysqlx"];
+/// Other doors into the server, which nobody guards, what makes it do something else than serve, programs that it would run
+/// and places to which it would send what it knows.
+pub(super) const OWNED_PREFIXES: &[&str] =
+    &["admin_address", "admin_port", "feedback", "keyring_migration_", "mysqlx", "wsrep"];
 
 /// Two names of one setting, the older first. The newer is used where the target has both.
 pub(super) const RENAMED: &[(&str, &str)] = &[

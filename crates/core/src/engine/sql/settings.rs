@@ -377,7 +377,7 @@ fn clamp(parameter: &Parameter, value: String) -> String {
 }
 
 /// Whether both values mean the same to a parameter of this kind.
-fn same(kind: &Kind, a: &str, b: &str) -> bool {
+pub(super) fn same(kind: &Kind, a: &str, b: &str) -> bool {
     match kind {
         Kind::Integer { .. } => a == b || integer(a).is_some() && integer(a) == integer(b),
         Kind::Boolean => a == b || boolean(a).is_some() && boolean(a) == boolean(b),
@@ -394,7 +394,7 @@ fn boolean(value: &str) -> Option<bool> {
 }
 
 /// A number as the engines read it: digits, and a suffix that says how often it is to be taken 1024 times.
-pub(super) fn integer(value: &str) -> Option<i128> {
+pub(in crate::engine) fn integer(value: &str) -> Option<i128> {
     let letter = value.chars().next_back().filter(char::is_ascii_alphabetic);
     let power = letter.map_or(Some(0), |letter| "KMGTPE".find(letter.to_ascii_uppercase()).map(|place| place + 1))?;
     let digits = value.strip_suffix(|c: char| c.is_ascii_alphabetic()).unwrap_or(value);

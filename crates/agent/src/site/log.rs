@@ -24,6 +24,12 @@ pub fn last_words(log: &Path, from: u64, secrets: &Secrets) -> String {
     if lines.is_empty() { "none".to_owned() } else { lines[lines.len().saturating_sub(LINES)..].join(" | ") }
 }
 
+/// The last line that was written to the log, as it is: never to be told to anybody.
+pub(crate) fn last_line(log: &Path) -> String {
+    let text = String::from_utf8_lossy(&tail(log, 0)).into_owned();
+    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+}
+
 /// What cannot be read is not told.
 fn tail(log: &Path, from: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -38,7 +44,24 @@ fn tail(log: &Path, from: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::last_words;
-    use crate::redis::Secrets;
+    use crate::site::Secrets;
+
+    #[test]
+    fn a_farewell_counts_only_as_the_last_line_and_only_at_its_end() {
+        let log = std::env::temp_dir().join(format!("coffer-farewell-{}", std::process::id()));
+        for (text, is_farewell) in [
+            ("1 [Note] /usr/sbin/mariadbd: Shutdown complete\n", true),
+            ("1 [Note] /usr/sbin/mariadbd: Shutdown complete\n\n", true),
+            ("1 [Note] /usr/sbin/mariadbd: Shutdown complete\n2 [Note] Starting MariaDB\n", false),
+            ("1 [Warning] Access denied for user 'x: Shutdown complete'@'h'\n", false),
+            ("1 [Note] /usr/sbin/mariadbd: Normal shutdown\n", false),
+            ("", false),
+        ] {
+            fs_err::write(&log, text).expect("a log");
+            assert_eq!(super::last_line(&log).ends_with(": Shutdown complete"), is_farewell, "{text}");
+        }
+        fs_err::remove_file(&log).expect("the log goes");
+    }
 
     #[test]
     fn the_last_words_are_those_of_this_engine_and_have_no_password() {

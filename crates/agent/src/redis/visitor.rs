@@ -1,27 +1,16 @@
-//! What clients saw while one engine took the place of another.
+//! A short-lived client, as the probe sends one after the other.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
 
 use coffer_core::engine::redis::acl;
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::ClientView;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
 
-use super::Secrets;
+use crate::site::{Caller, End, Probe, Secrets};
 
-/// The pause between two connections.
-const EVERY: Duration = Duration::from_millis(2);
-/// How long one connection is left waiting. Longer than any engine is away that is still to come back.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How long it goes on after it was told to end without a success since.
-const LAST_CHANCE: Duration = Duration::from_secs(5);
 /// A key that nobody has. Deleting it is a write to the engine, and changes nothing.
 const NOBODYS_KEY: &str = "\0coffer probe\0";
 /// Longer than any line that an engine answers here with.
@@ -30,148 +19,28 @@ const LINE: u64 = 4096;
 /// A user, where the engine has users, and the password.
 type Login = (Option<&'static str>, SecretString);
 
-/// A short-lived client of one kind of engine.
-pub(crate) trait Caller: Send + 'static {
-    /// What one of them does from connecting to leaving.
-    fn attempt(&mut self, address: SocketAddr) -> impl Future<Output = End>;
-}
-
-/// A client of Redis and Valkey.
-struct Keys {
+/// Who logs in, writes something that changes nothing, and leaves.
+struct Visitor {
     logins: Vec<Login>,
     /// The login that was taken last, with which the next one begins, as a client knows its own.
     login: usize,
 }
 
-impl Caller for Keys {
+/// Begins to look as clients of Redis and Valkey do. The engine should be open.
+pub fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
+    let agent = (Some(acl::AGENT), secrets.agent.clone());
+    let logins = match acl::has_users(spec.datastore(), spec.number) {
+        true => vec![agent],
+        // The engine that comes may have users where the one that goes has none.
+        false => vec![(None, secrets.tenant.clone()), agent],
+    };
+    Probe::start(spec, Visitor { logins, login: 0 })
+}
+
+impl Caller for Visitor {
     async fn attempt(&mut self, address: SocketAddr) -> End {
         attempt(address, &self.logins, &mut self.login).await
     }
-}
-
-/// What clients saw from the start of a probe to its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// The longest time between the ends of two connections that did what they were for.
-    pub gap: Duration,
-    pub clients: ClientView,
-}
-
-/// Does at the instance's own address what a short-lived client does, one after the other: connects, logs in, writes
-/// something that changes nothing, reads the answer, closes. On a thread of its own, so that nothing the agent does is
-/// measured as a gap. Dropped, it ends without a word.
-#[derive(Debug)]
-pub struct Probe {
-    told: watch::Sender<bool>,
-    thread: JoinHandle<Seen>,
-}
-
-impl Probe {
-    /// Begins. The engine should be open.
-    pub fn start(spec: &EngineSpec, address: IpAddr, secrets: &Secrets) -> Self {
-        let agent = (Some(acl::AGENT), secrets.agent.clone());
-        let logins = match acl::has_users(spec.datastore(), spec.number) {
-            true => vec![agent],
-            // The engine that comes may have users where the one that goes has none.
-            false => vec![(None, secrets.tenant.clone()), agent],
-        };
-        Self::at(SocketAddr::from((address, spec.datastore().port())), logins, LAST_CHANCE)
-    }
-
-    /// Begins with other clients.
-    pub(crate) fn visiting(spec: &EngineSpec, caller: impl Caller) -> Self {
-        Self::of(SocketAddr::from((spec.address, spec.datastore().port())), caller, LAST_CHANCE)
-    }
-
-    fn at(address: SocketAddr, logins: Vec<Login>, last_chance: Duration) -> Self {
-        Self::of(address, Keys { logins, login: 0 }, last_chance)
-    }
-
-    fn of(address: SocketAddr, mut caller: impl Caller, last_chance: Duration) -> Self {
-        let (told, hears) = watch::channel(false);
-        let thread = std::thread::spawn(move || {
-            // So that a connection that waits in the kernel, wherever it does, can be given up.
-            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(look(address, &mut caller, hears, last_chance)),
-                Err(error) => {
-                    tracing::warn!(%error, "nobody measures what clients see");
-                    Seen::default()
-                }
-            }
-        });
-        Self { told, thread }
-    }
-
-    /// Ends, and tells what was seen up to the first success after this call.
-    pub async fn finish(self) -> Seen {
-        self.told.send_replace(true);
-        tokio::task::spawn_blocking(move || self.thread.join().unwrap_or_default()).await.unwrap_or_default()
-    }
-}
-
-async fn look(
-    address: SocketAddr,
-    caller: &mut impl Caller,
-    told: watch::Receiver<bool>,
-    last_chance: Duration,
-) -> Seen {
-    let mut seen = Seen::default();
-    let mut last_success = Instant::now();
-    let mut ending = told.clone();
-    let over = async move {
-        let finished = ending.wait_for(|told| *told).await.is_ok();
-        // Nobody waits for the answer of one that was dropped.
-        if finished {
-            sleep(last_chance).await;
-        }
-    };
-    tokio::select! {
-        () = attempts(address, caller, &told, &mut seen, &mut last_success) => {}
-        // A connection that is given up here did not fail.
-        () = over => {}
-    }
-    seen.gap = seen.gap.max(last_success.elapsed());
-    seen
-}
-
-/// One attempt after the other, up to the first success after `told`.
-async fn attempts(
-    address: SocketAddr,
-    caller: &mut impl Caller,
-    told: &watch::Receiver<bool>,
-    seen: &mut Seen,
-    last_success: &mut Instant,
-) {
-    loop {
-        let began = Instant::now();
-        let end = timeout(PATIENCE, caller.attempt(address)).await.unwrap_or(End::Reset);
-        let clients = &mut seen.clients;
-        clients.attempts += 1;
-        match end {
-            End::Done => {
-                let wait = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                clients.longest_wait_us = clients.longest_wait_us.max(wait);
-                seen.gap = seen.gap.max(last_success.elapsed());
-                *last_success = Instant::now();
-                if *told.borrow() {
-                    return;
-                }
-            }
-            End::Refused => clients.refused += 1,
-            End::Reset => clients.reset += 1,
-            End::Wrong => clients.wrong += 1,
-        }
-        sleep(EVERY).await;
-    }
-}
-
-/// How an attempt ended.
-#[derive(Clone, Copy)]
-pub(crate) enum End {
-    Done,
-    Refused,
-    Reset,
-    Wrong,
 }
 
 /// What one client does. Begins with the login that was taken last, as a client knows its own.
@@ -247,7 +116,8 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::timeout;
 
-    use super::{Login, NOBODYS_KEY, PATIENCE, Probe};
+    use super::{Login, NOBODYS_KEY, Visitor};
+    use crate::site::{Probe, Seen};
 
     const LIMIT: Duration = Duration::from_secs(20);
     const SHORT: Duration = Duration::from_millis(100);
@@ -264,6 +134,10 @@ mod tests {
         Hang,
         /// Answers with this, and closes.
         Say(&'static str),
+    }
+
+    fn at(address: std::net::SocketAddr, logins: Vec<Login>, last_chance: Duration) -> Probe {
+        Probe::of(address, Visitor { logins, login: 0 }, last_chance)
     }
 
     fn tenant() -> Login {
@@ -318,9 +192,9 @@ mod tests {
     }
 
     /// A probe of a server that does these things, one with each connection, and what the probe saw of them.
-    async fn seen(logins: Vec<Login>, acts: Vec<Act>) -> super::Seen {
+    async fn seen(logins: Vec<Login>, acts: Vec<Act>) -> Seen {
         let (listener, address) = listen().await;
-        let probe = Probe::at(address, logins, LIMIT);
+        let probe = at(address, logins, LIMIT);
         for done in acts {
             let (mut stream, _) = timeout(LIMIT, listener.accept()).await.expect("a client").expect("a client");
             timeout(LIMIT, act(&mut stream, done)).await.expect("a client that does its part");
@@ -367,7 +241,7 @@ mod tests {
         assert_eq!((clients.refused, clients.reset, clients.wrong), (0, 0, 6), "{clients:?}");
         let logins = vec![tenant(), (Some("other"), "other".into())];
         let (listener, address) = listen().await;
-        let probe = Probe::at(address, logins, SHORT);
+        let probe = at(address, logins, SHORT);
         let (mut stream, _) = listener.accept().await.expect("a client");
         for _ in 0..2 {
             asked(&mut stream).await;
@@ -390,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_is_left_waiting_is_waited_for_and_is_no_failure() {
         let (listener, address) = listen().await;
-        let probe = Probe::at(address, vec![agent()], LIMIT);
+        let probe = at(address, vec![agent()], LIMIT);
         let (mut stream, _) = listener.accept().await.expect("a client");
         let held = Instant::now();
         let finish = tokio::spawn(probe.finish());
@@ -411,7 +285,7 @@ mod tests {
         let (listener, address) = listen().await;
         drop(listener);
         let began = Instant::now();
-        let seen = Probe::at(address, vec![agent()], SHORT).finish().await;
+        let seen = at(address, vec![agent()], SHORT).finish().await;
         assert!(seen.clients.attempts > 0, "{seen:?}");
         let refused = ClientView { refused: seen.clients.attempts, ..seen.clients };
         assert_eq!((seen.clients, seen.clients.reset, seen.clients.wrong), (refused, 0, 0));
@@ -421,20 +295,10 @@ mod tests {
     #[tokio::test]
     async fn finish_ends_a_connection_that_nobody_answers_and_does_not_count_it() {
         let (listener, address) = listen().await;
-        let probe = Probe::at(address, vec![agent()], SHORT);
+        let probe = at(address, vec![agent()], SHORT);
         let (_held, _) = listener.accept().await.expect("a client");
-        let seen = timeout(PATIENCE / 4, probe.finish()).await.expect("it ends");
+        let seen = timeout(LIMIT, probe.finish()).await.expect("it ends");
         assert_eq!(seen.clients, ClientView::default());
         assert!(seen.gap >= SHORT, "{seen:?}");
-    }
-
-    #[tokio::test]
-    async fn a_probe_that_is_dropped_ends() {
-        let (listener, address) = listen().await;
-        let Probe { told, thread } = Probe::at(address, vec![agent()], LIMIT);
-        let (_held, _) = listener.accept().await.expect("a client");
-        drop(told);
-        let ended = tokio::task::spawn_blocking(move || thread.join());
-        timeout(LIMIT / 2, ended).await.expect("it ends").expect("a thread").expect("no panic");
     }
 }

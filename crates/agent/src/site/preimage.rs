@@ -1,0 +1,445 @@
+//! The pre-image: data and configuration as they were before the new version touched them.
+//!
+//! What is large is dealt with while the old engine serves, so that in the gap only what was written since is copied:
+//!
+//! | file | how | why that is safe |
+//! |---|---|---|
+//! | snapshot, base of an append-only file | another name for it (hard link) | engines only replace them |
+//! | rest of an append-only file | copied ahead, by the file system where it can (reflink), then its tail | it only grows |
+//! | anything else | copied ahead, and again after the stop where it changed since | inode, size and times say so |
+//!
+//! The last act is a list of the files with their sizes; without it there is no pre-image.
+
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use coffer_core::id::OperationId;
+use rustix::fs::{AtFlags, CWD, Gid, OFlags, RenameFlags, StatxFlags, Uid, renameat_with};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list, open};
+
+/// What a plain copy does a second, for estimates: what a slow disk does.
+const BYTES_A_SECOND: u64 = 200_000_000;
+const LIST: &str = "preimage.json";
+/// What was written in so many seconds is thought to be written again before the engine has stopped.
+const BUSY_SECONDS: i64 = 60;
+/// How old a change must be for the next one to have another time.
+const SETTLED_SECONDS: i64 = 2;
+
+/// What taking a pre-image would mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// How, in a sentence.
+    pub method: String,
+    /// Of all that is kept, whether it takes room or not, and in how many files.
+    pub bytes: u64,
+    pub files: u64,
+    /// Most of it while the engine serves.
+    pub millis: u64,
+    /// Of what is copied while the engine serves, so much would be copied again after it has stopped.
+    pub stale_bytes: u64,
+}
+
+/// The pre-image of one operation, in `pre/<operation>/`.
+#[derive(Clone, Debug)]
+pub struct PreImage {
+    dir: PathBuf,
+    paths: Paths,
+    kinds: Kinds,
+}
+
+/// What is in a complete pre-image.
+#[derive(Serialize, Deserialize)]
+struct List {
+    files: Vec<Kept>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// From the pre-image's directory on: `data/...` or `conf/...`.
+    path: PathBuf,
+    size: u64,
+}
+
+impl PreImage {
+    /// The pre-image of this operation, whether it is there or not.
+    pub fn of(paths: &Paths, operation: OperationId, kinds: Kinds) -> Self {
+        Self { dir: paths.pre.join(operation.to_string()), paths: paths.clone(), kinds }
+    }
+
+    /// What it would mean to take it now.
+    pub fn estimate(paths: &Paths, kinds: Kinds) -> Result<Estimate, Error> {
+        let files = list(&paths.data, kinds)?;
+        let copied: u64 = files.iter().filter(|f| f.kind != Kind::Replaced).map(|f| f.size).sum();
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        let is_busy = |file: &&File| file.kind == Kind::Other && now - file.changed < BUSY_SECONDS;
+        let method = match files.iter().any(|f| f.kind != Kind::Other) {
+            true => {
+                "hard links for files that are only replaced; all others are copied while the engine serves, by the file \
+                 system where it can, and what was written since after it has stopped"
+            }
+            false => {
+                "files are copied while the engine serves, by the file system where it can; those that it writes to \
+                 meanwhile are copied again after it has stopped"
+            }
+        };
+        Ok(Estimate {
+            method: method.to_owned(),
+            bytes: files.iter().map(|f| f.size).sum(),
+            files: files.len() as u64,
+            millis: copy_millis(copied),
+            stale_bytes: files.iter().filter(is_busy).map(|f| f.size).sum(),
+        })
+    }
+
+    /// How much would have to be copied if the engine ended now.
+    pub fn stale_bytes(&self) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for file in list(&self.paths.data, self.kinds)? {
+            let copy = self.copy_of(&self.paths.data, "data", &file);
+            bytes += match file.kind {
+                Kind::Replaced => 0,
+                Kind::Appended => file.size.saturating_sub(fs_err::metadata(&copy.to).map_or(0, |m| m.len())),
+                Kind::Other if copy.is_fresh().unwrap_or(false) => 0,
+                Kind::Other => file.size,
+            };
+        }
+        Ok(bytes)
+    }
+
+    /// Deals with what is large while the engine serves. Can be called again. Blocks.
+    pub fn copy_ahead(&self) -> Result<(), Error> {
+        if self.is_complete() {
+            return Ok(());
+        }
+        self.ensure_dirs()?;
+        let mut seen = Vec::new();
+        for file in &list(&self.paths.data, self.kinds)? {
+            match self.keep(&self.paths.data, "data", file, Flush::Later) {
+                // The engine has replaced it; the one that took its place is kept later.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => seen.extend(other?),
+            }
+        }
+        // All at once, and only then are the copies to be trusted.
+        rustix::fs::syncfs(fs_err::File::open(&self.dir)?).map_err(io::Error::from)?;
+        for (copy, is) in seen {
+            note(&copy.seen, &is)?;
+        }
+        Ok(())
+    }
+
+    /// Completes it. The engine must have ended. Can be called again. Returns the size of all that is in it in bytes.
+    /// Blocks.
+    pub fn complete(&self) -> Result<u64, Error> {
+        if let Some(list) = self.read_list()? {
+            return Ok(list.files.iter().map(|f| f.size).sum());
+        }
+        self.ensure_dirs()?;
+        let mut kept = List { files: Vec::new() };
+        for (part, dir) in self.parts() {
+            let files = list(dir, self.kinds)?;
+            // What was kept ahead and has gone since.
+            for old in list(&self.dir.join(part), self.kinds)? {
+                if !files.iter().any(|f| f.path == old.path) {
+                    ensure_absent(&self.dir.join(part).join(&old.path))?;
+                }
+            }
+            for file in &files {
+                if let Some((copy, is)) = self.keep(dir, part, file, Flush::Each)? {
+                    note(&copy.seen, &is)?;
+                }
+                kept.files.push(Kept { path: Path::new(part).join(&file.path), size: file.size });
+            }
+        }
+        let bytes = kept.files.iter().map(|f| f.size).sum();
+        let new = self.dir.join("preimage.new");
+        let file = fs_err::File::create(&new)?;
+        serde_json::to_writer(&file, &kept).map_err(io::Error::from)?;
+        file.sync_data()?;
+        fs_err::rename(&new, self.dir.join(LIST))?;
+        fs_err::File::open(&self.dir)?.sync_all()?;
+        Ok(bytes)
+    }
+
+    /// Whether it is complete.
+    pub fn is_complete(&self) -> bool {
+        self.dir.join(LIST).exists()
+    }
+
+    /// Puts data and configuration back as they were. No engine may run. Can be called again; without a complete
+    /// pre-image it does nothing, since nothing was started on the data then. Takes no room and no time: the files get
+    /// their old names back, and what the new engine made of them goes. Blocks.
+    pub fn restore(&self) -> Result<(), Error> {
+        let Some(list) = self.read_list()? else { return Ok(()) };
+        for kept in &list.files {
+            let path = self.dir.join(&kept.path);
+            let size = fs_err::metadata(&path)?.len();
+            if size < kept.size {
+                let problem = format!("has {size} bytes of {} instead of {}", kept.path.display(), kept.size);
+                return Err(Error::PreImage { path: self.dir.clone(), problem });
+            }
+        }
+        for (part, dir) in self.parts() {
+            let back = self.dir.join(format!("{part}.back"));
+            ensure_absent(&back)?;
+            ensure_like(&back, dir)?;
+            for kept in list.files.iter().filter(|f| f.path.starts_with(part)) {
+                let path = kept.path.strip_prefix(part).unwrap_or(&kept.path);
+                if let Some(below) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+                    ensure_like(&back.join(below), dir)?;
+                }
+                fs_err::hard_link(self.dir.join(&kept.path), back.join(path))?;
+            }
+            // Both names change at once: there is no moment without data.
+            renameat_with(CWD, &back, CWD, dir, RenameFlags::EXCHANGE).map_err(io::Error::from)?;
+            ensure_absent(&back)?;
+        }
+        Ok(())
+    }
+
+    /// Removes it. Can be called again. Blocks.
+    pub fn discard(&self) -> Result<(), Error> {
+        // The list first: half a pre-image must not look like one.
+        ensure_absent(&self.dir.join(LIST))?;
+        Ok(ensure_absent(&self.dir)?)
+    }
+
+    fn parts(&self) -> [(&'static str, &PathBuf); 2] {
+        [("data", &self.paths.data), ("conf", &self.paths.conf)]
+    }
+
+    fn read_list(&self) -> Result<Option<List>, Error> {
+        match fs_err::read(self.dir.join(LIST)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(io::Error::from)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn ensure_dirs(&self) -> io::Result<()> {
+        for dir in [&self.paths.pre, &self.dir] {
+            ensure_private_dir(dir)?;
+        }
+        for (part, dir) in self.parts() {
+            ensure_like(&self.dir.join(part), dir)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a copy that can be trusted once it is on the disk, and how its file looked.
+    fn keep(&self, dir: &Path, part: &str, file: &File, flush: Flush) -> io::Result<Option<(Copy, String)>> {
+        let copy = self.copy_of(dir, part, file);
+        if let (Some(below), Some(like)) = (copy.to.parent(), copy.from.parent()) {
+            ensure_like(below, like)?;
+        }
+        let seen = match file.kind {
+            Kind::Replaced => copy.ensure_link(file.inode, flush).map(|()| None),
+            Kind::Appended => copy.ensure_grown(flush).map(|()| None),
+            Kind::Other => copy.ensure_fresh(flush),
+        };
+        Ok(seen?.map(|is| (copy, is)))
+    }
+
+    fn copy_of(&self, dir: &Path, part: &str, file: &File) -> Copy {
+        let known = |what: &str| self.dir.join(what).join(part).join(&file.path);
+        Copy {
+            from: dir.join(&file.path),
+            to: self.dir.join(part).join(&file.path),
+            of: known("of"),
+            seen: known("seen"),
+        }
+    }
+}
+
+/// How long that much takes to be copied.
+pub(crate) fn copy_millis(bytes: u64) -> u64 {
+    bytes * 1000 / BYTES_A_SECOND
+}
+
+fn ensure_private_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// A directory with the owner of another one.
+fn ensure_like(dir: &Path, like: &Path) -> io::Result<()> {
+    ensure_private_dir(dir)?;
+    let like = fs_err::metadata(like)?;
+    if fs_err::metadata(dir)?.uid() != like.uid() {
+        rustix::fs::chown(dir, Some(Uid::from_raw(like.uid())), Some(Gid::from_raw(like.gid())))?;
+    }
+    Ok(())
+}
+
+/// When a copy goes to the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// When it is made.
+    Each,
+    /// With all others: thousands of small files are waited for once.
+    Later,
+}
+
+/// A file, its copy, and what is known of that: which file it is one `of`, by inode; and how that one was `seen` before the copy
+/// began, where that can be trusted.
+struct Copy {
+    from: PathBuf,
+    to: PathBuf,
+    of: PathBuf,
+    seen: PathBuf,
+}
+
+impl Copy {
+    /// Another name for the file; a copy where the file system gives none.
+    fn ensure_link(&self, inode: u64, flush: Flush) -> io::Result<()> {
+        if fs_err::symlink_metadata(&self.to).is_ok_and(|m| m.ino() == inode) {
+            return Ok(());
+        }
+        ensure_absent(&self.to)?;
+        match fs_err::hard_link(&self.from, &self.to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => self.ensure_grown(flush),
+            other => other,
+        }
+    }
+
+    /// How the file looks, and whether the next change will be seen by that.
+    fn look(&self) -> io::Result<(String, bool)> {
+        let now = rustix::fs::statx(CWD, &self.from, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+        let (changed, seen) = (now.stx_mtime, rustix::time::clock_gettime(rustix::time::ClockId::Realtime));
+        let is = format!("{} {} {}.{:09}", now.stx_ino, now.stx_size, changed.tv_sec, changed.tv_nsec);
+        // A file that was just written may be written again without another time: such a copy is not trusted later.
+        Ok((is, seen.tv_sec - changed.tv_sec > SETTLED_SECONDS))
+    }
+
+    /// Whether the file is what it was before its copy began.
+    fn is_fresh(&self) -> io::Result<bool> {
+        let (is, _) = self.look()?;
+        Ok(fs_err::read_to_string(&self.seen).is_ok_and(|was| was == is) && self.to.exists())
+    }
+
+    /// A copy of a file that may change anywhere: it is made anew unless it is fresh. Gives how the file looked, if the copy can
+    /// be trusted by that.
+    fn ensure_fresh(&self, flush: Flush) -> io::Result<Option<String>> {
+        let (is, settled) = self.look()?;
+        if self.is_fresh()? {
+            return Ok(None);
+        }
+        for old in [&self.seen, &self.to] {
+            ensure_absent(old)?;
+        }
+        self.copy_rest(&open(&self.from, OFlags::RDONLY)?, flush)?;
+        Ok(settled.then_some(is))
+    }
+
+    /// A copy of a file that only grows: what lacks of it is added. Where the file was replaced since, it is begun anew.
+    fn ensure_grown(&self, flush: Flush) -> io::Result<()> {
+        let source = open(&self.from, OFlags::RDONLY)?;
+        let inode = source.metadata()?.ino().to_string();
+        if fs_err::read_to_string(&self.of).is_ok_and(|of| of == inode) {
+            return self.copy_rest(&source, flush);
+        }
+        ensure_absent(&self.to)?;
+        note(&self.of, &inode)?;
+        self.copy_rest(&source, flush)
+    }
+
+    /// Adds what the copy lacks at its end.
+    fn copy_rest(&self, mut source: &std::fs::File, flush: Flush) -> io::Result<()> {
+        let of = source.metadata()?;
+        let mut copy = open(&self.to, OFlags::RDWR | OFlags::CREATE)?;
+        let mut at = copy.metadata()?.len();
+        if at > of.len() {
+            copy.set_len(0)?;
+            at = 0;
+        }
+        // The whole at once where the file system can share it; the rest of the way it is bytes.
+        if at == 0 && of.len() > 0 && rustix::fs::ioctl_ficlone(&copy, source).is_ok() {
+            at = copy.metadata()?.len();
+        }
+        source.seek(SeekFrom::Start(at))?;
+        copy.seek(SeekFrom::Start(at))?;
+        io::copy(&mut source.take(of.len().saturating_sub(at)), &mut copy)?;
+        rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode(of.mode() & 0o777))?;
+        if copy.metadata()?.uid() != of.uid() {
+            rustix::fs::fchown(&copy, Some(Uid::from_raw(of.uid())), Some(Gid::from_raw(of.gid())))?;
+        }
+        match flush {
+            Flush::Each => copy.sync_data(),
+            Flush::Later => Ok(()),
+        }
+    }
+}
+
+/// Writes down what is known of a copy. Never among the copies: engines may call their files anything.
+fn note(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs_err::create_dir_all(dir)?;
+    }
+    fs_err::write(path, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::site::Paths;
+
+    /// The pre-image of a volume with these files, changed so many seconds ago.
+    fn preimage(volume: &Path, files: &[(&str, &str, u64)]) -> PreImage {
+        let paths = Paths::of(volume);
+        for (name, content, age) in files {
+            let path = paths.data.join(name);
+            fs_err::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs_err::write(&path, content).expect("a file");
+            let file = std::fs::File::options().write(true).open(&path).expect("the file");
+            file.set_modified(SystemTime::now() - Duration::from_secs(*age)).expect("its time");
+        }
+        fs_err::create_dir_all(&paths.conf).expect("a directory");
+        PreImage::of(&paths, OperationId(uuid::Uuid::from_u128(1)), |_| Some(Kind::Other))
+    }
+
+    #[test]
+    fn files_of_any_name_are_kept_and_put_back() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let image =
+            preimage(volume.path(), &[("temp-seen-x", "a", 9), ("db/temp-of-t.ibd", "b", 9), ("db/t.ibd", "c", 9)]);
+        image.copy_ahead().expect("copies");
+        assert_eq!(image.complete().expect("a pre-image"), 3);
+        let data = volume.path().join("data");
+        fs_err::remove_dir_all(data.join("db")).expect("they go");
+        fs_err::write(data.join("temp-seen-x"), "other").expect("it changes");
+        image.restore().expect("all of it back");
+        for (name, content) in [("temp-seen-x", "a"), ("db/temp-of-t.ibd", "b"), ("db/t.ibd", "c")] {
+            assert_eq!(fs_err::read_to_string(data.join(name)).expect("a file"), content, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_after_it_was_copied_is_stale_and_so_is_what_was_written_just_before() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let files = [("old", "12345", 60), ("settled", "123", 4), ("new", "1234567", 0)];
+        let image = preimage(volume.path(), &files);
+        assert_eq!(image.stale_bytes().expect("all of it"), 15, "nothing was copied yet");
+        image.copy_ahead().expect("copies");
+        assert_eq!(image.stale_bytes().expect("the newest"), 7);
+        fs_err::write(volume.path().join("data/old"), "54321").expect("it changes");
+        assert_eq!(image.stale_bytes().expect("both"), 12);
+        let estimate = PreImage::estimate(&image.paths, image.kinds).expect("an estimate");
+        assert_eq!((estimate.bytes, estimate.stale_bytes), (15, 15), "all but what nobody wrote to for a minute");
+    }
+
+    #[test]
+    fn what_nobody_wrote_to_for_a_minute_is_not_thought_to_be_copied_again() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let image = preimage(volume.path(), &[("quiet", "123", 61), ("busy", "12345", 30)]);
+        let estimate = PreImage::estimate(&image.paths, image.kinds).expect("an estimate");
+        assert_eq!((estimate.bytes, estimate.stale_bytes), (8, 5));
+    }
+}

@@ -1,0 +1,168 @@
+//! What clients saw while one engine took the place of another.
+
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use coffer_core::spec::EngineSpec;
+use coffer_core::task::ClientView;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+/// The pause between two connections.
+const EVERY: Duration = Duration::from_millis(2);
+/// How long one connection is left waiting. Longer than any engine is away that is still to come back.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it goes on after it was told to end without a success since.
+const LAST_CHANCE: Duration = Duration::from_secs(5);
+/// A short-lived client of one kind of engine.
+pub(crate) trait Caller: Send + 'static {
+    /// What one of them does from connecting to leaving.
+    fn attempt(&mut self, address: SocketAddr) -> impl Future<Output = End>;
+}
+
+/// What clients saw from the start of a probe to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The longest time between the ends of two connections that did what they were for.
+    pub gap: Duration,
+    pub clients: ClientView,
+}
+
+/// Does at the instance's own address what a short-lived client does, one after the other: connects, logs in, writes
+/// something that changes nothing, reads the answer, closes. On a thread of its own, so that nothing the agent does is
+/// measured as a gap. Dropped, it ends without a word.
+#[derive(Debug)]
+pub struct Probe {
+    told: watch::Sender<bool>,
+    thread: JoinHandle<Seen>,
+}
+
+impl Probe {
+    /// Begins with clients of this kind. The engine should be open.
+    pub(crate) fn start(spec: &EngineSpec, caller: impl Caller) -> Self {
+        Self::of(SocketAddr::from((spec.address, spec.datastore().port())), caller, LAST_CHANCE)
+    }
+
+    /// Begins at this address; when told to end, it waits for so long at the most for a success.
+    pub(crate) fn of(address: SocketAddr, mut caller: impl Caller, last_chance: Duration) -> Self {
+        let (told, hears) = watch::channel(false);
+        let thread = std::thread::spawn(move || {
+            // So that a connection that waits in the kernel, wherever it does, can be given up.
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(look(address, &mut caller, hears, last_chance)),
+                Err(error) => {
+                    tracing::warn!(%error, "nobody measures what clients see");
+                    Seen::default()
+                }
+            }
+        });
+        Self { told, thread }
+    }
+
+    /// Ends, and tells what was seen up to the first success after this call.
+    pub async fn finish(self) -> Seen {
+        self.told.send_replace(true);
+        tokio::task::spawn_blocking(move || self.thread.join().unwrap_or_default()).await.unwrap_or_default()
+    }
+}
+
+async fn look(
+    address: SocketAddr,
+    caller: &mut impl Caller,
+    told: watch::Receiver<bool>,
+    last_chance: Duration,
+) -> Seen {
+    let mut seen = Seen::default();
+    let mut last_success = Instant::now();
+    let mut ending = told.clone();
+    let over = async move {
+        let finished = ending.wait_for(|told| *told).await.is_ok();
+        // Nobody waits for the answer of one that was dropped.
+        if finished {
+            sleep(last_chance).await;
+        }
+    };
+    tokio::select! {
+        () = attempts(address, caller, &told, &mut seen, &mut last_success) => {}
+        // A connection that is given up here did not fail.
+        () = over => {}
+    }
+    seen.gap = seen.gap.max(last_success.elapsed());
+    seen
+}
+
+/// One attempt after the other, up to the first success after `told`.
+async fn attempts(
+    address: SocketAddr,
+    caller: &mut impl Caller,
+    told: &watch::Receiver<bool>,
+    seen: &mut Seen,
+    last_success: &mut Instant,
+) {
+    loop {
+        let began = Instant::now();
+        let end = timeout(PATIENCE, caller.attempt(address)).await.unwrap_or(End::Reset);
+        let clients = &mut seen.clients;
+        clients.attempts += 1;
+        match end {
+            End::Done => {
+                let wait = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                clients.longest_wait_us = clients.longest_wait_us.max(wait);
+                seen.gap = seen.gap.max(last_success.elapsed());
+                *last_success = Instant::now();
+                if *told.borrow() {
+                    return;
+                }
+            }
+            End::Refused => clients.refused += 1,
+            End::Reset => clients.reset += 1,
+            End::Wrong => clients.wrong += 1,
+        }
+        sleep(EVERY).await;
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy)]
+pub(crate) enum End {
+    Done,
+    Refused,
+    Reset,
+    Wrong,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+
+    use super::{Caller, End, Probe};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A client that waits until it is hung up on.
+    struct Patient;
+
+    impl Caller for Patient {
+        async fn attempt(&mut self, address: SocketAddr) -> End {
+            let Ok(connection) = TcpStream::connect(address).await else { return End::Refused };
+            let _ = connection.readable().await;
+            End::Reset
+        }
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_is_dropped_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let Probe { told, thread } = Probe::of(address, Patient, LIMIT);
+        let (_held, _) = listener.accept().await.expect("a client");
+        drop(told);
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+        timeout(LIMIT / 2, ended).await.expect("it ends").expect("a thread").expect("no panic");
+    }
+}

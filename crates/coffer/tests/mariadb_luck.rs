@@ -1,0 +1,193 @@
+//! Bad luck with MariaDB on real servers: whoever dies, whatever is in the way, an upgrade ends wholly new or wholly old, and
+//! nothing that was acknowledged is lost.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::json;
+use support::mariadb::{Writers, assert_same, connect, fill, read, replace, world};
+use support::strike::{Moment, STEPS, strike};
+use support::world::{Instance, World, kill, wait_for};
+
+const FROM: &str = "10.5.23";
+const TO: &str = "10.11.19";
+const OWN_STEP: &str = "usr/bin/mariadb-upgrade";
+const REAL_STEP: &str = "exec /usr/bin/mariadb-upgrade.real \"$@\"";
+/// Enough for an instance, its pre-image and the trial of the target.
+const DISK_MIB: u32 = 900;
+
+fn ask_upgrade(world: &World, instance: &Instance) {
+    let upgrade = json!({"instance": {"datastore_version": TO}});
+    assert_eq!(world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade).status, 202);
+}
+
+/// The upgrade was struck. However it ended, all is there; and what was undone can be done.
+fn check(world: &World, instance: &Instance, name: &str, writers: Writers, told: &str) {
+    let newest = world.wait_until_over(&instance.id);
+    writers.wait_for_more();
+    writers.stop(instance, told);
+    println!("{told}: {} {}, gap {}", newest["phase"], newest["cause"]["message"], newest["gap_ms"]);
+    if newest["phase"] == "undone" {
+        assert_ne!(newest["cause"]["hint"], "", "nobody is told what to do: {newest:#}");
+        world.coffer(["instance", "upgrade", name, TO, "--wait"]).ok();
+    }
+    assert!(connect(instance).ask("SELECT VERSION()").unwrap()[0].starts_with(TO), "{told}");
+    connect(instance).run("DROP TABLE shop.log");
+    assert_eq!(world.engines_on(&instance.id).len(), 1, "{told}");
+}
+
+fn struck(victim: &str, blow: fn(&mut World, &Instance)) {
+    let Some(mut world) = world("", &[FROM, TO]) else { return };
+    for (at, step) in STEPS.iter().enumerate() {
+        let name = format!("m-{step}");
+        let instance = world.create(&name, &format!("mariadb/{FROM}"), &[]);
+        fill(&mut connect(&instance));
+        let before = read(&instance);
+        let writers = Writers::start(&instance);
+        writers.wait_for_more();
+        ask_upgrade(&world, &instance);
+        strike(&mut world, &instance, Moment::Forward(at), |world| blow(world, &instance));
+        world.start_server();
+        check(&world, &instance, &name, writers, &format!("{victim} killed at {step}"));
+        assert_same(&before, &read(&instance), step);
+        world.coffer(["instance", "delete", &name, "--wait"]).ok();
+    }
+}
+
+#[test]
+fn an_engine_that_is_killed_at_a_step_costs_the_upgrade_at_most() {
+    struck("engine", |world, instance| world.engine_pid(&instance.id).into_iter().for_each(kill));
+}
+
+#[test]
+fn a_server_that_is_killed_at_a_step_is_not_missed() {
+    struck("server", |world, _| world.kill_server());
+}
+
+#[test]
+fn all_of_them_killed_at_a_step_cost_the_upgrade_at_most() {
+    struck("all", |world, instance| {
+        world.agent_pid(&instance.id).into_iter().for_each(kill);
+        world.engine_pid(&instance.id).into_iter().for_each(kill);
+        world.kill_server();
+    });
+}
+
+#[test]
+fn a_configuration_that_others_may_write_and_a_crash_are_mended_by_the_next_start() {
+    let Some(world) = world("", &[FROM, TO]) else { return };
+    let instance = world.create("m", &format!("mariadb/{FROM}"), &[("max_connections", "77")]);
+    fill(&mut connect(&instance));
+    let before = read(&instance);
+    // The engine would ignore it, and with it where its data are.
+    let file = world.volume(&instance.id).join("conf/my.cnf");
+    fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let engine = world.engine_pid(&instance.id).unwrap();
+    kill(engine);
+    let may_be_upgraded = || world.coffer(["instance", "upgrade", "m", TO, "--dry-run"]).code == 0;
+    wait_for("the next engine", || {
+        world.engine_pid(&instance.id).is_some_and(|pid| pid != engine) && may_be_upgraded()
+    });
+    // It recovers first.
+    world.coffer(["instance", "upgrade", "m", TO, "--wait"]).ok();
+    assert_same(&before, &read(&instance), "after a crash");
+    assert_eq!(connect(&instance).ask("SELECT @@max_connections").unwrap(), ["77"]);
+}
+
+#[test]
+fn a_disk_that_fills_up_costs_the_upgrade_at_most() {
+    let Some(mut world) = World::prepare("", "") else { return };
+    if !world.ensure_disk(DISK_MIB) {
+        println!("NOT RUN: a_disk_that_fills_up_costs_the_upgrade_at_most: only root may mount a small disk");
+        return;
+    }
+    world.start_server();
+    if ![FROM, TO].iter().all(|version| world.has_image(&format!("mariadb/{version}"))) {
+        return;
+    }
+    let ballast = world.data().join("instances/ballast");
+    for step in ["prepare", "keep", "start"] {
+        let name = format!("m-{step}");
+        let instance = world.create(&name, &format!("mariadb/{FROM}"), &[]);
+        fill(&mut connect(&instance));
+        let before = read(&instance);
+        let at = STEPS.iter().position(|s| *s == step).unwrap();
+        ask_upgrade(&world, &instance);
+        strike(&mut world, &instance, Moment::Forward(at), |_| {
+            let mut file = fs_err::File::create(&ballast).unwrap();
+            for size in [1 << 20, 4096, 1] {
+                while file.write_all(&vec![0xc0; size]).is_ok() {}
+            }
+        });
+        let newest = world.wait_until_over(&instance.id);
+        println!("full at {step}: {} {}", newest["phase"], newest["cause"]["message"]);
+        assert_same(&before, &read(&instance), step);
+        fs_err::remove_file(&ballast).unwrap();
+        let writers = Writers::start(&instance);
+        check(&world, &instance, &name, writers, &format!("full at {step}"));
+        assert_same(&before, &read(&instance), step);
+        world.coffer(["instance", "delete", &name, "--wait"]).ok();
+    }
+}
+
+#[test]
+fn of_ten_thousand_tables_the_gap_is_a_few_seconds() {
+    let Some(world) = world("", &[FROM, TO]) else { return };
+    let instance =
+        world.create_of(["2", "4"], "m", &format!("mariadb/{FROM}"), &[("innodb_flush_log_at_trx_commit", "0")]);
+    let mut sql = connect(&instance);
+    for at in 0..100 {
+        sql.run(&format!("CREATE DATABASE d{at}"));
+        let table = |n| format!("CREATE TABLE d{at}.t{n} (a INT PRIMARY KEY, b VARCHAR(20)) ENGINE=Aria");
+        sql.run(&(0..100).map(table).collect::<Vec<_>>().join(";"));
+        sql.run(&format!("INSERT INTO d{at}.t1 VALUES (1, 'one')"));
+    }
+    drop(sql);
+    for target in [None, Some(TO)] {
+        match target {
+            None => world.coffer(["instance", "restart", "m", "--wait"]).ok(),
+            Some(version) => world.coffer(["instance", "upgrade", "m", version, "--wait"]).ok(),
+        };
+        let newest = world.operations(&instance.id).remove(0);
+        println!("10,000 tables: {} gap {} ms; steps {:#}", newest["kind"], newest["gap_ms"], newest["steps"]);
+    }
+    assert_eq!(connect(&instance).ask("SELECT b FROM d99.t1").unwrap(), ["one"]);
+}
+
+/// As many upgrades, and as many that fail, as `COFFER_ROUNDS` says, 2 where it says nothing.
+#[test]
+fn no_acknowledged_write_is_lost_over_upgrades_and_upgrades_that_fail() {
+    let rounds: usize = std::env::var("COFFER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2);
+    let Some(world) = world("", &[FROM, TO, "11.8"]) else { return };
+    let ladder = [FROM, TO, "11.8"];
+    let mut done = 0;
+    for number in 0.. {
+        let name = format!("w{number}");
+        let instance = world.create(&name, &format!("mariadb/{FROM}"), &[]);
+        connect(&instance).run("CREATE DATABASE shop");
+        let writers = Writers::start(&instance);
+        for to in &ladder[1..] {
+            if done == rounds {
+                break;
+            }
+            writers.wait_for_more();
+            replace(&world, to, OWN_STEP, "/usr/bin/mariadb-upgrade.real \"$@\" && exit 3");
+            assert_eq!(world.coffer(["instance", "upgrade", &name, to, "--wait"]).code, 6);
+            writers.wait_for_more();
+            replace(&world, to, OWN_STEP, REAL_STEP);
+            world.coffer(["instance", "upgrade", &name, to, "--wait"]).ok();
+            done += 1;
+        }
+        writers.wait_for_more();
+        writers.stop(&instance, &format!("{done} upgrades, {done} that failed"));
+        world.coffer(["instance", "delete", &name, "--wait"]).ok();
+        if done == rounds {
+            break;
+        }
+    }
+}
