@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use coffer_core::account;
 use coffer_core::datastore::Datastore;
 use coffer_core::engine::redis::checks;
 use coffer_core::engine::redis::config::Persistence;
@@ -372,6 +373,14 @@ impl Client {
             (Self::Redis(client), Settled::Redis(want)) => client.settle(want, paths).await,
             (Self::Sql(client), Settled::Sql(want)) => client.settle(want).await,
             _ => Err(mixed()),
+        }
+    }
+
+    /// Answers a request about databases and accounts. Only engines of SQL have any.
+    pub(crate) async fn accounts(&self, request: &account::Request) -> Result<account::Answer, Error> {
+        match self {
+            Self::Redis(_) => Err(Error::Misunderstood { command: "a request about databases and accounts" }),
+            Self::Sql(client) => client.accounts(request).await,
         }
     }
 

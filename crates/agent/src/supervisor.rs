@@ -293,7 +293,7 @@ impl Supervisor {
         let decided = match &order.task {
             Task::Section(section) => Some(section.generation),
             Task::Configure { generation, .. } => Some(*generation),
-            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } => None,
+            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => None,
         };
         if let Some(generation) = decided.filter(|generation| *generation <= self.state.generation) {
             let cause = Cause::new(
@@ -311,7 +311,7 @@ impl Supervisor {
                 self.retune = Some(Retune { task: order.id, to: to.clone(), generation: *generation });
                 return Ok(());
             }
-            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } => {}
+            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => {}
         }
         let work = tasks::work(order.clone(), &self.host, self.state.engine.clone());
         self.beside = Some(order);

@@ -1,9 +1,11 @@
-//! The tasks that run beside the engine: fetching images, and looking. None of them changes what serves.
+//! The tasks that run beside the engine: fetching images, looking, and changing databases and accounts. None of them
+//! changes what serves.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use coffer_core::account::{Answer, Refusal, Request};
 use coffer_core::finding::{Cause, Finding, refuses};
 use coffer_core::id::Digest;
 use coffer_core::spec::{EngineSpec, ImageWanted};
@@ -13,7 +15,7 @@ use coffer_image::{Image, Release, Store};
 use crate::driver::{self, Client, Seen};
 use crate::engine::{EngineHost, cause};
 use crate::sandbox::User;
-use crate::site::{Paths, PreImage, Secrets, Site, copy_millis};
+use crate::site::{Error, Paths, PreImage, Secrets, Site, copy_millis};
 
 /// What a task that looks needs of the instance.
 struct Sight {
@@ -44,6 +46,7 @@ pub(crate) fn work(
             Task::Fetch { image } => sight.fetch(image, &mut learned).await,
             Task::Check { to, try_target } => sight.check(to, *try_target, &mut learned).await,
             Task::Verify { expect } => sight.verify(expect, &mut learned).await,
+            Task::Accounts { request } => sight.accounts(request, &mut learned).await,
             // What touches the engine the supervisor does itself.
             Task::Section(_) | Task::Configure { .. } => Ok(()),
         };
@@ -143,6 +146,20 @@ impl Sight {
             stops: format!("{} is stopped and {} started on the same data", from.label(), to.label()),
             gap_millis,
         })
+    }
+
+    async fn accounts(&self, request: &Request, learned: &mut Learned) -> Result<(), Cause> {
+        let Some(spec) = &self.engine else {
+            return Err(Cause::new("the instance does not run an engine yet", ""));
+        };
+        let client = Client::connect(spec, &self.paths, &self.secrets).await.map_err(cause)?;
+        learned.accounts = Some(match client.accounts(request).await {
+            Err(Error::Refused { command, reason }) => {
+                Answer::Refused(Refusal::ByEngine(format!("{command}: {reason}")))
+            }
+            other => other.map_err(cause)?,
+        });
+        Ok(())
     }
 
     async fn verify(&self, expect: &EngineSpec, learned: &mut Learned) -> Result<(), Cause> {

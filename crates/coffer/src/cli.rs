@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
 
+use crate::cli_accounts::{Database, Root, User};
 use crate::failure::EXIT_CODES;
 use crate::table::Format;
 
@@ -55,6 +56,15 @@ pub(crate) enum Command {
     /// Create, see, upgrade, restart and delete instances.
     #[command(subcommand)]
     Instance(Instance),
+    /// Create, list and delete databases in an instance of MariaDB or MySQL.
+    #[command(subcommand)]
+    Database(Database),
+    /// Create, see, change and delete the users of an instance of MariaDB or MySQL.
+    #[command(subcommand)]
+    User(User),
+    /// Let root log in to an instance of MariaDB or MySQL, or not.
+    #[command(subcommand)]
+    Root(Root),
     /// Keep settings under a name, and give them to instances.
     #[command(subcommand)]
     Configuration(configuration::Configuration),
@@ -213,9 +223,10 @@ pub(crate) enum Instance {
 
 /// Create an instance. Its password is printed once, and never again.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   coffer instance create redis_test --flavor 1 --size 1 --datastore redis --datastore-version 7.0.15 \\
-      --set maxmemory-policy=allkeys-lru --wait")]
+      --set maxmemory-policy=allkeys-lru --wait
+  coffer instance create shop_db --flavor 1 --size 1 --datastore mariadb --databases shop --users ann --wait")]
 pub(crate) struct Create {
     pub name: String,
     /// The flavor's id or name, as `coffer flavor list` shows it.
@@ -233,6 +244,13 @@ pub(crate) struct Create {
     /// A setting in the engine's own words. May be given more than once.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
+    /// The first databases, of MariaDB and MySQL.
+    #[arg(long, value_name = "DATABASE", num_args = 1..)]
+    pub databases: Vec<String>,
+    /// The first users, each with everything on the first databases. Their passwords are made and printed once; one that is
+    /// given here can be read by everybody on this machine.
+    #[arg(long, value_name = "NAME[:PASSWORD]", num_args = 1..)]
+    pub users: Vec<String>,
     /// The id or name of a configuration group, whose values go before those of --set.
     #[arg(long, value_name = "GROUP")]
     pub configuration: Option<String>,

@@ -4,6 +4,7 @@
 //! must not pay for a command line parser or a runtime.
 
 mod cli;
+mod cli_accounts;
 mod clouds;
 mod command;
 mod failure;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor};
-use crate::command::{Session, agent, configuration, doctor, engine, instance, offer, serve};
+use crate::command::{Session, accounts, agent, configuration, doctor, engine, instance, offer, serve};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -67,6 +68,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Flavor(Flavor::List) => offer::list_flavors(&Session::open(&common).await?).await,
             Command::Configuration(command) => configuration::run(&Session::open(&common).await?, command).await,
             Command::Instance(command) => instance::run(Session::open(&common).await?, command).await,
+            Command::Database(command) => accounts::database(&Session::open(&common).await?, command).await,
+            Command::User(command) => accounts::user(&Session::open(&common).await?, command).await,
+            Command::Root(command) => accounts::root(&Session::open(&common).await?, command).await,
         }
     })
 }

@@ -9,11 +9,11 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use support::openstack::Openstack;
 use support::world::{Instance, Output, World, wait_for};
 use support::{dataset, world};
 
@@ -48,40 +48,6 @@ impl Client for Own<'_> {
     fn ask(&self, arguments: &[&str]) -> Output {
         let arguments = arguments.strip_prefix(&["database"]).unwrap_or(arguments);
         self.0.coffer(arguments.iter().copied().chain(["-o", "json"]))
-    }
-}
-
-/// The unmodified openstack client.
-struct Openstack<'a> {
-    world: &'a World,
-    program: PathBuf,
-}
-
-impl<'a> Openstack<'a> {
-    /// `None`, and said so, where it is not installed.
-    fn find(world: &'a World) -> Option<Self> {
-        let program = std::env::var_os("COFFER_OPENSTACK").map(PathBuf::from).filter(|path| path.exists());
-        if program.is_none() {
-            println!(
-                "NOT RUN: the walk with the openstack client: COFFER_OPENSTACK names no program; ./test installs it"
-            );
-        }
-        Some(Self { world, program: program? })
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let output = Command::new(&self.program)
-            .args(arguments)
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.world.data())
-            .env("OS_CLIENT_CONFIG_FILE", self.world.data().join("clouds.yaml"))
-            .env("OS_CLOUD", "demo")
-            .stdin(Stdio::null())
-            .output()
-            .expect("the openstack client starts");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Output { code: output.status.code().unwrap_or(128), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 }
 

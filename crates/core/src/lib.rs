@@ -8,6 +8,7 @@
 //! [`plan`] (which changes there are), [`section`] (the part that clients feel), [`engine`] (what we know of each
 //! datastore).
 
+pub mod account;
 pub mod datastore;
 pub mod engine;
 pub mod finding;

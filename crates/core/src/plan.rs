@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::account;
 use crate::datastore::{Datastore, Version};
 use crate::engine::{self, Policy, SettingsChange};
 use crate::finding::{Finding, refuses};
@@ -47,6 +48,7 @@ impl Step {
                 Task::Check { .. } => "check",
                 Task::Verify { .. } => "verify",
                 Task::Section(_) => "section",
+                Task::Accounts { .. } => "accounts",
                 Task::Configure { .. } => "configure",
             },
             Self::Record(_) => "record",
@@ -78,6 +80,8 @@ const FETCH_SECONDS: u32 = 1800;
 const CHECK_SECONDS: u32 = 600;
 /// How long an engine that has no data yet may take to answer.
 const FIRST_START_SECONDS: u32 = 120;
+/// How long the agent may take to make the first databases and accounts.
+const ACCOUNTS_SECONDS: u32 = 300;
 /// The same of MySQL, which writes its dictionary first: some 20 s on a busy machine, and minutes where an emulator runs it.
 const FIRST_START_SECONDS_MYSQL: u32 = 600;
 /// How long a section is waited for before somebody is told. Nothing is given up then: the agent finishes by itself.
@@ -195,6 +199,15 @@ pub fn plan_create(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     // The engine is open to the tenant: that it is written down late is no reason to drop it with what it holds.
     let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes: Vec::new() };
     Ok(Planned { plan, findings, settings: SettingsChange::default() })
+}
+
+/// The same with databases and accounts, which are there before the instance is built.
+pub fn plan_create_with(snapshot: &Snapshot<'_>, accounts: account::Request) -> Result<Planned, Refusal> {
+    let mut planned = plan_create(snapshot)?;
+    let steps = &mut planned.plan.steps;
+    steps.insert(steps.len() - 1, ask(Task::Accounts { request: Box::new(accounts) }, ACCOUNTS_SECONDS));
+    planned.plan.point_of_no_return = steps.len() - 1;
+    Ok(planned)
 }
 
 /// From the recorded version to `to`. Asked for the version that it already has, the plan proves just that.

@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::account;
 use crate::datastore::Number;
 use crate::finding::{Cause, Finding};
 use crate::id::{Digest, Generation, TaskId};
@@ -25,6 +26,8 @@ pub enum Task {
     Verify { expect: EngineSpec },
     /// Work off a critical section, alone, forward or back to the beginning.
     Section(Box<Section>),
+    /// Look at databases and accounts, or change them. Its passwords are sealed wherever it is stored.
+    Accounts { request: Box<account::Request> },
     /// Have the running engine take these settings, without stopping it, and run with them from now on. All of them, or
     /// none where it refuses one.
     Configure { to: EngineSpec, generation: Generation },
@@ -77,6 +80,9 @@ pub struct Learned {
     /// What clients saw meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<ClientView>,
+    /// What became of a request about databases and accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<account::Answer>,
 }
 
 /// What clients saw that connected to the instance's own address one after the other, each to log in, write once and

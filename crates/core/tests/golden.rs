@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
+use coffer_core::account::{self, Account};
 use coffer_core::finding::{Cause, Finding};
 use coffer_core::group::Configured;
 use coffer_core::id::{Generation, TaskId};
@@ -80,6 +81,45 @@ golden!(task: Task {
             notes: Vec::new(),
         },
     })),
+    Task::Accounts { .. } => "accounts": Task::Accounts { request: Box::new(make()) },
+});
+
+golden!(account_request: account::Request {
+    account::Request::Databases(_) => "databases": account::Request::Databases(account::Part { after: None, limit: 20 }),
+    account::Request::Users(_) => "users":
+        account::Request::Users(account::Part { after: Some("ann@%".to_owned()), limit: 20 }),
+    account::Request::User { .. } => "user": account::Request::User { account: Account::new("ann", None) },
+    account::Request::Root => "root": account::Request::Root,
+    account::Request::Make { .. } => "make": make(),
+    account::Request::DropDatabase { .. } => "drop_database":
+        account::Request::DropDatabase { name: "shop".to_owned() },
+    account::Request::Change { .. } => "change": account::Request::Change {
+        users: vec![account::UserChange {
+            account: Account::new("ann", None),
+            password: Some(account::Password::Forgotten),
+            becomes: Some(Account::new("eve", Some("10.0.0.%"))),
+        }],
+    },
+    account::Request::DropUser { .. } => "drop_user":
+        account::Request::DropUser { account: Account::new("ann", None) },
+    account::Request::Grant { .. } => "grant":
+        account::Request::Grant { account: Account::new("ann", None), databases: vec!["shop".to_owned()] },
+    account::Request::Revoke { .. } => "revoke":
+        account::Request::Revoke { account: Account::new("ann", None), database: "shop".to_owned() },
+    account::Request::EnableRoot { .. } => "enable_root":
+        account::Request::EnableRoot { password: account::Password::Clear("p".to_owned()) },
+    account::Request::DisableRoot => "disable_root": account::Request::DisableRoot,
+});
+
+golden!(account_answer: account::Answer {
+    account::Answer::Databases { .. } => "databases":
+        account::Answer::Databases { names: vec!["shop".to_owned()], more: true },
+    account::Answer::Users { .. } => "users": account::Answer::Users { users: vec![ann()], more: false },
+    account::Answer::User(_) => "user": account::Answer::User(ann()),
+    account::Answer::Root { .. } => "root": account::Answer::Root { enabled: true },
+    account::Answer::Changed => "changed": account::Answer::Changed,
+    account::Answer::Refused(_) => "refused":
+        account::Answer::Refused(account::Refusal::UserAbsent("ann".to_owned())),
 });
 
 golden!(section_step: SectionStep {
@@ -135,6 +175,26 @@ golden!(result: TaskResult {
     },
 });
 
+fn make() -> account::Request {
+    account::Request::Make {
+        databases: vec![account::NewDatabase {
+            name: "shop".to_owned(),
+            character_set: Some("utf8mb4".to_owned()),
+            collate: None,
+        }],
+        users: vec![account::NewUser {
+            account: Account::new("ann", None),
+            password: account::Password::Sealed("00ff".to_owned()),
+            databases: vec!["shop".to_owned()],
+        }],
+        again: true,
+    }
+}
+
+fn ann() -> account::User {
+    account::User { account: Account::new("ann", None), databases: vec!["shop".to_owned()] }
+}
+
 fn from() -> EngineSpec {
     Fixture::serving().snapshot().spec()
 }
@@ -185,6 +245,7 @@ fn much_learned() -> Learned {
         ],
         gap_us: Some(41_000),
         clients: None,
+        accounts: None,
     }
 }
 

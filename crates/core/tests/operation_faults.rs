@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use coffer_core::account::Request;
 use coffer_core::operation::{ATTEMPTS, Event, Phase, Plan};
 use coffer_core::plan::{self, Planned, Refusal, Step};
 use coffer_testkit::driver::{self, Halt, Journal};
@@ -39,9 +40,10 @@ impl Story {
         Self { name, plan, world, old, new: done.picture() }
     }
 
-    fn all() -> [Self; 7] {
+    fn all() -> [Self; 8] {
         [
             Self::create(),
+            Self::create_with_accounts(),
             Self::upgrade(),
             Self::same_version(),
             Self::restart(),
@@ -54,6 +56,12 @@ impl Story {
     fn create() -> Self {
         let fixture = Fixture::unbuilt();
         Self::new("create", &fixture, plan::plan_create(&fixture.snapshot()))
+    }
+
+    fn create_with_accounts() -> Self {
+        let fixture = Fixture::unbuilt();
+        let nothing = Request::Make { databases: Vec::new(), users: Vec::new(), again: true };
+        Self::new("create with accounts", &fixture, plan::plan_create_with(&fixture.snapshot(), nothing))
     }
 
     fn upgrade() -> Self {

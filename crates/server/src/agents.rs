@@ -15,6 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use coffer_core::finding::Cause;
 use coffer_core::id::InstanceId;
+use coffer_core::task::Task;
 use coffer_wire::agent::{Ack, BODY_LIMIT, Desired, POLL_SECONDS, Report};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -146,6 +147,14 @@ impl Endpoint {
         let Some(row) = self.app.store.for_agent(id).await? else { return Ok(None) };
         let mut tasks: Vec<_> = row.open.as_ref().and_then(order_of).into_iter().collect();
         tasks.extend(self.app.contact.questions(id));
+        for order in &mut tasks {
+            // Only on the way to the agent are passwords as they were given.
+            if let Task::Accounts { request } = &mut order.task {
+                for password in request.passwords_mut() {
+                    *password = self.app.key.unseal(id, password.clone());
+                }
+            }
+        }
         let (generation, engine) = row.desired.map(|d| (d.generation, d.engine)).unzip();
         let mut desired = Desired {
             revision: 0,

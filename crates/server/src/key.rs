@@ -8,9 +8,11 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use coffer_core::account::Password;
 use coffer_core::id::InstanceId;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use hmac::{Hmac, Mac as _};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
@@ -30,6 +32,8 @@ pub enum Error {
     File(#[from] std::io::Error),
     #[error("the system has no random bytes: {0}")]
     Random(getrandom::Error),
+    #[error("a password cannot be sealed")]
+    Sealing,
     #[error("{path} {what}; hint: {hint}")]
     Unusable { path: String, what: &'static str, hint: &'static str },
 }
@@ -83,13 +87,47 @@ impl Key {
         password.into()
     }
 
+    /// A password as it may lie in the store: of use to whoever has this key, and only for this instance.
+    pub(crate) fn seal(&self, instance: InstanceId, password: &str) -> Result<Password, Error> {
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce).map_err(Error::Random)?;
+        let mut sealed = password.as_bytes().to_vec();
+        let key = self.sealing_key(instance).ok_or(Error::Sealing)?;
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed)
+            .map_err(|_| Error::Sealing)?;
+        Ok(Password::Sealed(hex(&[&nonce[..], &sealed].concat())))
+    }
+
+    /// A sealed password as it was; what was not sealed, or by another key, stays as it is.
+    pub(crate) fn unseal(&self, instance: InstanceId, password: Password) -> Password {
+        let open = |sealed: &str| {
+            let mut bytes = unhex(sealed)?;
+            let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN)?;
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let text = self.sealing_key(instance)?.open_in_place(nonce, Aad::empty(), text).ok()?;
+            String::from_utf8(text.to_vec()).ok()
+        };
+        match &password {
+            Password::Sealed(sealed) => open(sealed).map_or(password, Password::Clear),
+            Password::Clear(_) | Password::Forgotten => password,
+        }
+    }
+
+    fn sealing_key(&self, instance: InstanceId) -> Option<LessSafeKey> {
+        UnboundKey::new(&CHACHA20_POLY1305, &self.mac("sealing", instance)).ok().map(LessSafeKey::new)
+    }
+
     fn derive(&self, purpose: &str, instance: InstanceId) -> String {
+        base62(self.mac(purpose, instance))
+    }
+
+    fn mac(&self, purpose: &str, instance: InstanceId) -> [u8; LENGTH] {
         // HMAC fills keys up to its block of 64 bytes with zeros; given a whole block it cannot fail.
         let mut block = [0; 64];
         block[..LENGTH].copy_from_slice(self.0.expose_secret());
         let mut mac = Hmac::<Sha256>::new(&block.into());
         mac.update(format!("{purpose}:{instance}").as_bytes());
-        base62(mac.finalize().into_bytes().into())
+        mac.finalize().into_bytes().into()
     }
 }
 
@@ -97,6 +135,25 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key")
     }
+}
+
+/// A password that nobody has had.
+pub(crate) fn new_password() -> Result<String, Error> {
+    let mut bytes = [0; LENGTH];
+    getrandom::fill(&mut bytes).map_err(Error::Random)?;
+    let mut password = base62(bytes);
+    password.truncate(PASSWORD_LENGTH);
+    Ok(password)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+    pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
 }
 
 /// The number that the bytes are, in digits and letters: 43 of them, the lowest first.
@@ -119,6 +176,7 @@ fn base62(mut bytes: [u8; LENGTH]) -> String {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use coffer_core::account::Password;
     use coffer_core::id::InstanceId;
     use secrecy::ExposeSecret as _;
     use uuid::Uuid;
@@ -141,6 +199,26 @@ mod tests {
         assert_eq!(password.expose_secret().len(), 32);
         assert!(password.expose_secret().bytes().all(|b| b.is_ascii_alphanumeric()));
         assert!(!token.expose_secret().starts_with(password.expose_secret()));
+    }
+
+    #[test]
+    fn a_sealed_password_is_read_by_the_same_key_for_the_same_instance_alone() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let key = |name: &str| Key::ensure(&dir.path().join(name)).expect("a key");
+        let (a, b) = (InstanceId(Uuid::from_u128(1)), InstanceId(Uuid::from_u128(2)));
+        for text in ["", "swordfish", "\u{1f600}'\\"] {
+            let sealed = key("one").seal(a, text).expect("sealed");
+            let stored = serde_json::to_string(&sealed).expect("text");
+            assert!(text.is_empty() || !stored.contains(text), "{stored}");
+            assert_ne!(sealed, key("one").seal(a, text).expect("sealed"), "the same password twice shows it");
+            assert_eq!(key("one").unseal(a, sealed.clone()), Password::Clear(text.to_owned()));
+            assert_eq!(key("one").unseal(b, sealed.clone()), sealed);
+            assert_eq!(key("two").unseal(a, sealed.clone()), sealed);
+        }
+        for damaged in ["", "0", "00", "zz", "é", &"0".repeat(200)] {
+            let damaged = Password::Sealed(damaged.to_owned());
+            assert_eq!(key("one").unseal(a, damaged.clone()), damaged);
+        }
     }
 
     #[test]

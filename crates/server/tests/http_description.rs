@@ -68,7 +68,7 @@ fn differs(place: &str, value: &Value, schema: &Value, all: &Value) -> Vec<Strin
 #[tokio::test]
 async fn every_described_route_is_there_and_answers_as_described() {
     let world = World::start().await;
-    let id = world.instance("w").await;
+    let (id, mariadb) = (world.instance("w").await, world.mariadb("m").await);
     let version = coffer_server::version_id(coffer_core::datastore::Datastore::Redis, "8.0.2").to_string();
     let group = world.group("g", &json!({"timeout": 5})).await;
     let description = send(world.demo.address, "GET", "/openapi.json", &[], Vec::new()).await.json();
@@ -80,12 +80,16 @@ async fn every_described_route_is_there_and_answers_as_described() {
             ("{datastore}", "redis"),
             ("{version}", &version),
             ("{flavor}", "1"),
+            ("{user}", "ann"),
+            ("{database}", "shop"),
             ("{group}", &group),
             ("{parameter}", "timeout"),
         ];
         let filled = filled.iter().fold(path.clone(), |path, (part, value)| path.replace(part, value));
         let below_v3 = filled.starts_with("/v3");
-        let filled = filled.replace("{id}", if below_v3 { &world.admin.project } else { &id });
+        let has_accounts = ["/databases", "/users", "/root"].iter().any(|part| path.contains(part));
+        let of_instance = if has_accounts { &mariadb } else { &id };
+        let filled = filled.replace("{id}", if below_v3 { &world.admin.project } else { of_instance });
         assert!(!filled.contains('{'), "{filled}");
         for (method, operation) in item.as_object().expect("methods") {
             let named = operation["parameters"].as_array().cloned().unwrap_or_default();

@@ -62,7 +62,19 @@ async fn bad_creations_are_refused_and_create_nothing() {
             "itemNotFound",
             &format!("Configuration group with ID {nobody} could not be found."),
         ),
-        (with(json!({"users": [{"name": "u", "password": "p"}]})), 501, "notImplemented", ""),
+        (
+            with(json!({"users": [{"name": "u", "password": "p"}]})),
+            422,
+            "unprocessableEntity",
+            "Operation not supported for datastore redis.",
+        ),
+        (
+            with(json!({"users": [{"name": "a b/"}]})),
+            400,
+            "badRequest",
+            "Validation error: instance['users'][0] 'password' is a required property",
+        ),
+        (with(json!({"modules": [{"id": nobody}]})), 501, "notImplemented", ""),
         (with(json!({"access": {"allowed_cidrs": ["10.0.0.0/8"]}})), 501, "notImplemented", ""),
         (
             with(json!({"settings": {"maxclients": [1]}})),

@@ -13,10 +13,12 @@
 //!   Client::compare(&Holdings)      the new engine holds what was there
 //!   Client::lift                    as clients may have it
 //!   Client::settle                  the measures are over; also the undo of prepare
+//!   Client::accounts(&Request)      databases and accounts of the tenant: looked at, or changed
 //! ```
 //!
 //! The agent logs in by the user id at its end of the unix socket: there is no password that could leak.
 
+mod accounts;
 mod client;
 mod init;
 mod launch;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use coffer_wire::trove::configuration::{Configuration, ConfigurationBody, GroupInstance, Parameter, ParametersBody};
 use coffer_wire::trove::instance::Instance;
+use coffer_wire::trove::link::encoded;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::offer::segment;
 use super::{Session, print};
 use crate::cli::configuration::{Configuration as Command, Create};
 use crate::failure::{Failure, Kind};
@@ -180,7 +180,7 @@ fn waits(instance: &Instance) -> Option<String> {
 }
 
 async fn parameters(session: &Session, datastore: &str, version: &str, parameter: Option<&str>) -> Result<(), Failure> {
-    let path = format!("/datastores/{}/versions/{}/parameters", segment(datastore), segment(version));
+    let path = format!("/datastores/{}/versions/{}/parameters", encoded(datastore), encoded(version));
     let unknown = |failure: Failure| match failure.kind {
         Kind::NotFound | Kind::Refused => {
             Failure { hint: format!("coffer datastore version list {datastore}"), ..failure }

@@ -1,15 +1,17 @@
 //! `coffer instance ...`
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use coffer_core::engine::Policy;
+use coffer_wire::trove::account::NewDatabase;
 use coffer_wire::trove::instance::{Instance, InstanceBody};
 use coffer_wire::trove::operation::{Operation, PlanBody, UpgradePlan};
 use coffer_wire::trove::request::{DatastoreChoice, InstanceChange, NewInstance, NewVolume, UpgradePreview};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Session, check, plan, print};
+use super::{Session, accounts, check, plan, print};
 use crate::cli::{Create, Instance as Command, Upgrade, Wait};
 use crate::failure::{Failure, Kind};
 use crate::find;
@@ -101,10 +103,11 @@ fn record(instance: &Instance) -> Record {
 
 async fn create(session: Session, create: Create) -> Result<(), Failure> {
     let flavor = find::flavor_named(&session.trove, &create.flavor).await?;
-    let settings: std::collections::BTreeMap<_, _> = create.settings.iter().cloned().collect();
+    let settings: BTreeMap<_, _> = create.settings.iter().cloned().collect();
     if settings.len() < create.settings.len() {
         return Err(Failure::new(Kind::Usage, "a setting is given twice", "give each --set another NAME"));
     }
+    let (users, made) = accounts::first_users(&create.users, &create.databases)?;
     let hint = choices(create.datastore.as_deref());
     let new = NewInstance {
         name: create.name,
@@ -120,6 +123,8 @@ async fn create(session: Session, create: Create) -> Result<(), Failure> {
             None => None,
         },
         settings,
+        databases: create.databases.into_iter().map(new_database).collect(),
+        users,
         unsupported: Vec::new(),
     };
     let asked = session.trove.post("/instances", &json!({"instance": new})).await;
@@ -127,7 +132,9 @@ async fn create(session: Session, create: Create) -> Result<(), Failure> {
     let password = instance.detail.as_mut().and_then(|detail| detail.password.take()).map(|password| password.0);
     // Before anything else can fail: it cannot be had again.
     if let (Some(password), Format::Table) = (&password, session.format) {
-        table::print(&format!("password: {password}\nIt is shown this once only; keep it.\n"))?;
+        let of_users = made.iter().map(|(user, password)| format!("password of {user}: {password}\n"));
+        let of_users: String = of_users.collect();
+        table::print(&format!("password: {password}\n{of_users}It is shown this once only; keep it.\n"))?;
     }
     let Session { cloud, trove, format } = session;
     let mut outcome = Ok(());
@@ -142,9 +149,16 @@ async fn create(session: Session, create: Create) -> Result<(), Failure> {
     let mut record = record(&instance);
     if let (Some(password), Format::Json) = (password, format) {
         record.0.push(("password".to_owned(), json!(password)));
+        if !made.is_empty() {
+            record.0.push(("user_passwords".to_owned(), json!(made)));
+        }
     }
     table::print(&record.render(format))?;
     outcome
+}
+
+fn new_database(name: String) -> NewDatabase {
+    NewDatabase { name, character_set: None, collate: None }
 }
 
 async fn upgrade(session: Session, upgrade: Upgrade) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! The commands. Each asks the server or the image store, and prints one answer.
 
+pub(crate) mod accounts;
 pub(crate) mod agent;
 pub(crate) mod check;
 pub(crate) mod configuration;

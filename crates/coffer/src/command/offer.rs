@@ -2,6 +2,7 @@
 
 use coffer_wire::trove::datastore::{DatastoresBody, VersionsBody};
 use coffer_wire::trove::flavor::FlavorsBody;
+use coffer_wire::trove::link::encoded;
 use serde_json::json;
 
 use super::Session;
@@ -17,7 +18,7 @@ pub(crate) async fn list_datastores(session: &Session) -> Result<(), Failure> {
 
 /// `coffer datastore version list DATASTORE`
 pub(crate) async fn list_versions(session: &Session, datastore: &str) -> Result<(), Failure> {
-    let path = format!("/datastores/{}/versions", segment(datastore));
+    let path = format!("/datastores/{}/versions", encoded(datastore));
     let body: VersionsBody = session.trove.get(&path).await.map_err(|failure| match failure.kind {
         Kind::NotFound => Failure { hint: "coffer datastore list".to_owned(), ..failure },
         _ => failure,
@@ -35,21 +36,4 @@ pub(crate) async fn list_flavors(session: &Session) -> Result<(), Failure> {
     let rows = body.flavors.into_iter().map(row).collect();
     let columns = &["ID", "Name", "RAM", "vCPUs", "Disk", "Ephemeral"];
     Ok(table::print(&List { columns, rows }.render(session.format))?)
-}
-
-/// A name as one segment of a path, whatever signs are in it.
-pub(crate) fn segment(name: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
-    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::segment;
-
-    #[test]
-    fn a_name_stays_one_segment_of_the_path() {
-        assert_eq!(segment("redis"), "redis");
-        assert_eq!(segment("../x y?é"), "..%2Fx%20y%3F%C3%A9");
-    }
 }

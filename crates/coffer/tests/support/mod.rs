@@ -6,6 +6,7 @@ pub(crate) mod faulty;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod mariadb;
+pub(crate) mod openstack;
 pub(crate) mod resp;
 pub(crate) mod sql;
 pub(crate) mod strike;

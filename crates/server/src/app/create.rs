@@ -1,9 +1,10 @@
 //! New instances: what may be asked for, who may have it, and where it goes.
 
+use coffer_core::account::Request;
 use coffer_core::group::merged;
 use coffer_core::id::{Generation, InstanceId, OperationId};
 use coffer_core::instance::{Instance, Kind};
-use coffer_core::plan::plan_create;
+use coffer_core::plan::{plan_create, plan_create_with};
 use coffer_store::{InUse, InstanceRow};
 use uuid::Uuid;
 
@@ -21,6 +22,10 @@ impl App {
         self.flavor(&new.flavor)?;
         let version = self.choose_version(new.datastore.as_deref(), new.version.as_deref())?;
 
+        let id = InstanceId(Uuid::new_v4());
+        let first = Request::Make { databases: new.databases, users: new.users, again: true };
+        let first = self.first_accounts(version.datastore, id, first)?;
+
         let mut write = self.store.write().await?;
         let group = match &new.group {
             Some(id) => Some(self.group_for(&mut write, &caller.project, id, version.id).await?),
@@ -33,7 +38,7 @@ impl App {
         })?;
         let now = self.clock.now();
         let instance = Instance {
-            id: InstanceId(Uuid::new_v4()),
+            id,
             project: caller.project.clone(),
             name: new.name,
             version: version.id,
@@ -51,12 +56,15 @@ impl App {
         };
         let row = InstanceRow { instance, observed: None, open: None };
         let operation = OperationId(Uuid::new_v4());
-        let planned = self.planned(operation, &row, now, plan_create)?.map_err(Error::Refused)?;
+        let planned = self.planned(operation, &row, now, |snapshot| match first {
+            Some(first) => plan_create_with(snapshot, first),
+            None => plan_create(snapshot),
+        })?;
+        let planned = planned.map_err(Error::Refused)?;
         let operation =
             new_operation(operation, &row.instance, Kind::Create, None, planned.plan, planned.findings, now);
         write.insert_instance(&row.instance).await?;
         write.insert_operation(&operation).await?;
-        let id = row.instance.id;
         let shown = write.instance(coffer_store::Scope::Project(&caller.project), id).await?.unwrap_or(row);
         write.commit().await?;
         self.contact.wake_runner(id);

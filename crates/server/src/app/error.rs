@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use coffer_core::datastore::Version;
+use coffer_core::datastore::{Datastore, Version};
 use coffer_core::finding::{Cause, Finding};
 use coffer_core::id::InstanceId;
 use coffer_core::instance::Kind;
@@ -43,6 +43,12 @@ pub enum Error {
     /// The caller may not do that.
     #[error("{what} needs the role {role}")]
     Forbidden { what: &'static str, role: &'static str },
+    /// Instances of this datastore have no such thing.
+    #[error("operation not supported for datastore {0}")]
+    Unsupported(Datastore),
+    /// The engine of the instance does not serve; nothing was touched.
+    #[error("instance {instance} is not ready, status: {status}; hint: coffer instance show {instance}")]
+    NotReady { instance: InstanceId, status: String },
     /// It cannot be done at this moment, and may be possible later.
     #[error("{0}")]
     Unavailable(String),

@@ -3,6 +3,7 @@
 //! Guarantees: another project's things are not found, whatever is asked of them; what is refused has touched nothing;
 //! what is accepted is one committed transaction, and survives the death of this process.
 
+mod accounts;
 mod change;
 mod create;
 mod error;

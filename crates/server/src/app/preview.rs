@@ -126,6 +126,6 @@ impl App {
     }
 }
 
-fn silent(id: InstanceId) -> Error {
+pub(super) fn silent(id: InstanceId) -> Error {
     Error::Unavailable(format!("the agent of instance {id} does not answer; hint: coffer instance show {id}"))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use coffer_core::account::{NewDatabase, NewUser};
 use coffer_core::datastore::{Datastore, Number, Version};
 use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Finding;
@@ -85,6 +86,9 @@ pub struct NewInstance {
     /// Name or id of a version; the datastore's default when it is not given.
     pub version: Option<String>,
     pub settings: Settings,
+    /// The first databases and users, if the datastore has such.
+    pub databases: Vec<NewDatabase>,
+    pub users: Vec<NewUser>,
     /// The id of its configuration group.
     pub group: Option<String>,
 }

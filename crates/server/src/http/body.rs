@@ -49,6 +49,21 @@ impl FromRequest<Shared> for Json {
     }
 }
 
+/// A JSON body, or none at all.
+#[derive(Debug)]
+pub(super) struct MaybeJson(pub(super) Option<Value>);
+
+impl FromRequest<Shared> for MaybeJson {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Refused> {
+        if request.body().is_end_stream() {
+            return Ok(Self(None));
+        }
+        Json::from_request(request, shared).await.map(|Json(body)| Self(Some(body)))
+    }
+}
+
 /// What a path names. Ours, because axum's answers otherwise than Trove to what is not even text.
 #[derive(Debug)]
 pub(super) struct At<T>(pub(super) T);

@@ -41,6 +41,12 @@ impl From<Error> for Refused {
             Error::Forbidden { what, role } => {
                 Fault::new(Kind::Forbidden, format!("{what} needs the role {role}.")).into()
             }
+            Error::Unsupported(datastore) => {
+                Fault::new(Kind::Unprocessable, format!("Operation not supported for datastore {datastore}.")).into()
+            }
+            Error::NotReady { instance, status } => {
+                Fault::new(Kind::Unprocessable, format!("Instance {instance} is not ready, status: {status}.")).into()
+            }
             Error::Unavailable(message) => Fault::new(Kind::Unavailable, message).into(),
             Error::Internal(_) => Self::internal(error),
         }

@@ -117,6 +117,8 @@ async fn create(State(shared): State<Shared>, asker: Asker, Json(body): Json) ->
         datastore: new.datastore.datastore,
         version: new.datastore.version.or(new.datastore.version_number),
         settings: new.settings,
+        databases: new.databases.into_iter().map(Into::into).collect(),
+        users: new.users.into_iter().map(Into::into).collect(),
         group: new.configuration,
     };
     let created = shared.app.create(asker.caller(), new).await?;
@@ -143,9 +145,8 @@ async fn cannot_create(shared: &Shared, asker: &Asker, unsupported: &Unsupported
         },
         // There are no backups yet, so this one cannot be found either.
         Unsupported::RestorePoint(id) => Fault::no_resource(id).into(),
-        Unsupported::Content(what) => {
-            Fault::not_implemented(format!("Creating an instance with {what} is not supported; leave '{what}' out."))
-                .into()
+        Unsupported::Modules => {
+            Fault::not_implemented("Creating an instance with modules is not supported; leave 'modules' out.").into()
         }
         Unsupported::Access => no_access().into(),
     }

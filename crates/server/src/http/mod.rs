@@ -10,6 +10,7 @@
 //! Read in this order: [`serve`] (connections), [`observe`] and [`admit`] (what happens to every request), [`answer`],
 //! [`fault`] and [`body`] (how answers and bodies look), then the routes.
 
+mod accounts;
 mod admit;
 mod answer;
 mod body;
@@ -62,10 +63,12 @@ pub fn router(shared: Shared) -> Router {
         .merge(instances::routes())
         .merge(upgrade::routes())
         .merge(operations::routes())
+        .merge(accounts::routes())
         .merge(mgmt::routes())
         .split_for_parts();
     router
         .merge(keystone::more_routes())
+        .merge(accounts::more_routes())
         .merge(described::route(description))
         .fallback(roots::no_route)
         // Trove knows no 405: a method that a path does not have is a path that there is not.

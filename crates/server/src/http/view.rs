@@ -148,7 +148,11 @@ pub(super) fn section_of(step: &Step) -> Option<&coffer_core::section::Section> 
     match step {
         Step::Ask { task, .. } => match &**task {
             Task::Section(section) => Some(section),
-            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Configure { .. } => None,
+            Task::Fetch { .. }
+            | Task::Check { .. }
+            | Task::Verify { .. }
+            | Task::Configure { .. }
+            | Task::Accounts { .. } => None,
         },
         Step::EnsurePlace | Step::DropPlace | Step::Run { .. } | Step::Record(_) => None,
     }

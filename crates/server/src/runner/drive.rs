@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coffer_core::account::Answer;
 use coffer_core::finding::{Cause, refuses};
 use coffer_core::id::VersionId;
 use coffer_core::instance::{Instance, Operation};
@@ -13,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, error, info, warn};
 
 use super::due::is_over;
-use super::step::{Running, pin_image, record_begin, record_end, record_undo, runs, task_id};
+use super::step::{Running, forget_passwords, pin_image, record_begin, record_end, record_undo, runs, task_id};
 use crate::metrics::End;
 
 use super::{ProviderFailure, Runner};
@@ -179,11 +180,12 @@ impl Runner {
             Outcome::Done(learned) => (Ok(()), *learned),
             Outcome::Failed { cause, learned } => (Err(cause), *learned),
         };
-        let Learned { image, findings, preview: _, steps, gap_us, clients } = learned;
+        let Learned { image, findings, preview: _, steps, gap_us, clients, accounts } = learned;
         let outcome = match outcome {
             // Whatever the agent makes of it: a reason to refuse is one.
             Ok(()) if matches!(task, Task::Check { .. }) && refuses(&findings) => Err(refusal(&findings)),
-            other => other,
+            Ok(()) => refused_accounts(accounts).map_or(Ok(()), Err),
+            failed @ Err(_) => failed,
         };
         let told: Vec<_> = outcome.as_ref().err().map(|cause: &Cause| cause.findings.clone()).unwrap_or_default();
         for finding in findings.into_iter().chain(told) {
@@ -243,6 +245,9 @@ impl Runner {
         changes: &[Change],
     ) -> Result<(), Interrupted> {
         operation.phase = apply(&operation.plan, &operation.phase, event)?;
+        if !operation.is_open() {
+            forget_passwords(operation);
+        }
         let now = self.app.clock.now();
         operation.updated_at = now;
         self.app.store.save(operation, changes, leased(now)).await?;
@@ -297,6 +302,12 @@ fn cause_of(failure: ProviderFailure) -> Cause {
     // The hint is in the sentence already; what the system said is not.
     let source = failure.source().map(|source| format!(" ({source})")).unwrap_or_default();
     Cause::new(format!("{failure}{source}"), "")
+}
+
+/// Why the agent did not make what it was asked for, though it is there.
+fn refused_accounts(answer: Option<Answer>) -> Option<Cause> {
+    let Some(Answer::Refused(refusal)) = answer else { return None };
+    Some(Cause::new(format!("the databases and accounts were not made: {refusal}"), "create another instance"))
 }
 
 fn refusal(findings: &[coffer_core::finding::Finding]) -> Cause {

@@ -1,5 +1,6 @@
 //! What a step of a plan comes down to, as far as it can be said without doing anything. Pure.
 
+use coffer_core::account::Password;
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, OperationId, TaskId, VersionId};
 use coffer_core::instance::{Engine, Observed, Operation};
@@ -94,6 +95,17 @@ pub(crate) fn record_undo(operation: &mut Operation, at: usize, end: StepEnd, de
     }
 }
 
+/// Has an operation that is over keep no password, not even a sealed one.
+pub(crate) fn forget_passwords(operation: &mut Operation) {
+    for step in &mut operation.plan.steps {
+        if let Step::Ask { task, .. } = step
+            && let Task::Accounts { request } = &mut **task
+        {
+            request.passwords_mut().into_iter().for_each(|password| *password = Password::Forgotten);
+        }
+    }
+}
+
 /// Says in the rest of the plan which image was found for what was asked without a digest, so that every later step
 /// means the same one, and which number its program says.
 pub(crate) fn pin_image(operation: &mut Operation, version: VersionId, image: &ImageFound) {
@@ -114,7 +126,7 @@ pub(crate) fn pin_image(operation: &mut Operation, version: VersionId, image: &I
                     pin(&mut section.from);
                     pin(&mut section.to);
                 }
-                Task::Fetch { .. } => {}
+                Task::Fetch { .. } | Task::Accounts { .. } => {}
             },
             Step::EnsurePlace | Step::DropPlace | Step::Record(_) => {}
         }

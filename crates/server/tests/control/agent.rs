@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use coffer_core::account::Answer;
 use coffer_core::finding::{Cause, Finding};
 use coffer_core::id::{Digest, Generation, TaskId};
 use coffer_core::instance::{Engine, Observed};
@@ -140,6 +141,7 @@ fn name_of(task: &Task) -> &'static str {
         Task::Verify { .. } => "verify",
         Task::Configure { .. } => "configure",
         Task::Section(_) => "section",
+        Task::Accounts { .. } => "accounts",
     }
 }
 
@@ -157,6 +159,7 @@ fn succeed(task: &Task, volume: &mut Volume) -> Learned {
             Learned { preview: Some(Preview { gap_millis: 42, ..Preview::default() }), ..Learned::default() }
         }
         Task::Verify { .. } => Learned::default(),
+        Task::Accounts { .. } => Learned { accounts: Some(Answer::Changed), ..Learned::default() },
         Task::Configure { to, generation } => {
             volume.runs = Some((*generation, to.clone()));
             Learned::default()

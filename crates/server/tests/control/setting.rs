@@ -163,6 +163,8 @@ pub(crate) fn new(name: &str) -> NewInstance {
         datastore: Some("redis".to_owned()),
         version: None,
         settings: Settings::new(),
+        databases: Vec::new(),
+        users: Vec::new(),
         group: None,
     }
 }

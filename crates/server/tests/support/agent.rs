@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use coffer_core::account::{Account, Answer, Refusal, Request, User};
 use coffer_core::datastore::Number;
 use coffer_core::id::{Digest, Generation, InstanceId};
 use coffer_core::instance::{Engine, Observed};
@@ -43,6 +44,30 @@ impl Provider for Places {
 
     fn list(&self) -> Result<Vec<Placed>, Error> {
         Ok(Vec::new())
+    }
+}
+
+/// As if there were a database `shop` and a user `ann`, who has it.
+fn told(request: &Request) -> Answer {
+    let ann = || User { account: Account::new("ann", None), databases: vec!["shop".to_owned()] };
+    let absent = |account: &Account| Answer::Refused(Refusal::UserAbsent(account.name.clone()));
+    match request {
+        Request::Databases(part) => Answer::Databases { names: vec!["shop".to_owned()], more: part.after.is_none() },
+        Request::Users(part) => Answer::Users { users: vec![ann()], more: part.after.is_none() },
+        Request::User { account } if account.name == "ann" => Answer::User(ann()),
+        Request::Root => Answer::Root { enabled: false },
+        Request::DisableRoot => Answer::Refused(Refusal::RootDisabled),
+        Request::User { account } | Request::DropUser { account } if account.name != "ann" => absent(account),
+        Request::DropDatabase { name } | Request::Revoke { database: name, .. } if name != "shop" => {
+            Answer::Refused(Refusal::DatabaseAbsent(name.clone()))
+        }
+        Request::Make { databases, .. } if databases.iter().any(|database| database.name == "shop") => {
+            Answer::Refused(Refusal::DatabaseExists("shop".to_owned()))
+        }
+        Request::Make { users, .. } if users.iter().any(|user| user.account.name == "ann") => {
+            Answer::Refused(Refusal::UserExists("ann".to_owned()))
+        }
+        _ => Answer::Changed,
     }
 }
 
@@ -103,6 +128,7 @@ impl Fake {
             }
             Task::Check { .. } => learned.preview = Some(Preview::default()),
             Task::Verify { .. } => {}
+            Task::Accounts { request } => learned.accounts = Some(told(&request)),
             Task::Configure { to, generation } => self.running = Some((generation, to.number)),
             Task::Section(section) => {
                 self.running = Some((section.generation, section.to.number));

@@ -105,10 +105,21 @@ impl World {
         id
     }
 
-    /// A new instance of demo's.
+    /// A new MariaDB of demo's that is active.
+    pub async fn mariadb(&self, name: &str) -> String {
+        let id = self.begin(name, "mariadb", "10.11.19").await;
+        self.until(&id, "ACTIVE").await;
+        id
+    }
+
+    /// A new Redis of demo's.
     pub async fn begin_instance(&self, name: &str) -> String {
+        self.begin(name, "redis", "7.0.15").await
+    }
+
+    async fn begin(&self, name: &str, datastore: &str, version: &str) -> String {
         let body = json!({"instance": {"name": name, "flavorRef": 1, "volume": {"size": 1},
-            "datastore": {"type": "redis", "version": "7.0.15"}}});
+            "datastore": {"type": datastore, "version": version}}});
         let reply = self.demo.post("/instances", &body).await;
         assert_eq!(reply.code, 200, "{}", reply.text);
         reply.json()["instance"]["id"].as_str().expect("an id").to_owned()
@@ -150,6 +161,7 @@ fn versions() -> Vec<CatalogueSeed> {
         seed(Datastore::Redis, "7.0.15", true, true),
         seed(Datastore::Redis, "8.0.2", true, false),
         seed(Datastore::Valkey, "8.1.1", true, true),
+        seed(Datastore::Mariadb, "10.11.19", true, true),
     ]
 }
 

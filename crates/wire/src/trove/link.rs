@@ -61,9 +61,21 @@ impl Links<'_> {
     }
 }
 
+/// A text as one segment of a path or one value of a query, whatever signs are in it.
+pub fn encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Links;
+    use super::{Links, encoded};
+
+    #[test]
+    fn a_name_stays_one_segment_of_the_path() {
+        assert_eq!(encoded("redis"), "redis");
+        assert_eq!(encoded("../x y?é"), "..%2Fx%20y%3F%C3%A9");
+    }
 
     #[test]
     fn the_next_page_keeps_what_the_query_said_and_changes_only_the_marker() {

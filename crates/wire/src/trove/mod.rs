@@ -8,6 +8,7 @@
 //!
 //! Read in this order: [`fault`] (how errors look), [`check`] (how bodies are read), then the resources.
 
+pub mod account;
 pub mod check;
 pub mod configuration;
 pub mod datastore;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::trove::account::{NewDatabase, NewUser, read_databases, read_users};
 use crate::trove::check::{Check, clip, inside, show};
 use crate::trove::fault::Fault;
 
@@ -33,6 +34,11 @@ pub struct NewInstance {
     /// Settings of the engine by their own names. Coffer's addition.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
+    /// The first databases and users, where the datastore has such.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<NewDatabase>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<NewUser>,
     /// What the body asks for and Coffer does not have; never ignored in silence.
     #[serde(skip)]
     pub unsupported: Vec<Unsupported>,
@@ -66,8 +72,8 @@ pub enum Unsupported {
     ReplicaOf(String),
     /// From this backup.
     RestorePoint(String),
-    /// With users, databases or modules; the key.
-    Content(&'static str),
+    /// With modules.
+    Modules,
     /// Reachable by others than the provider's network lets in, or by fewer.
     Access,
 }
@@ -88,6 +94,11 @@ impl NewInstance {
             let group = present(object, "configuration");
             new.configuration = group.and_then(|v| read_reference(&mut check, "instance['configuration']", v));
             new.settings = present(object, "settings").map(|v| read_settings(&mut check, v)).unwrap_or_default();
+            let databases = present(object, "databases");
+            new.databases =
+                databases.map(|v| read_databases(&mut check, "instance['databases']", v)).unwrap_or_default();
+            let users = present(object, "users");
+            new.users = users.map(|v| read_users(&mut check, "instance['users']", v)).unwrap_or_default();
             new.unsupported = read_unsupported(&mut check, object);
             check_placement(&mut check, object);
         }
@@ -96,10 +107,10 @@ impl NewInstance {
     }
 }
 
-type Object = serde_json::Map<String, Value>;
+pub(crate) type Object = serde_json::Map<String, Value>;
 
 /// The value of a key that may be left out or null.
-fn present<'v>(object: &'v Object, key: &str) -> Option<&'v Value> {
+pub(crate) fn present<'v>(object: &'v Object, key: &str) -> Option<&'v Value> {
     object.get(key).filter(|value| !value.is_null())
 }
 
@@ -172,11 +183,9 @@ fn read_unsupported(check: &mut Check, object: &Object) -> Vec<Unsupported> {
         let backup = backup.and_then(|v| check.text("instance['restorePoint']['backupRef']", v, 255));
         unsupported.extend(backup.map(Unsupported::RestorePoint));
     }
-    for key in ["users", "databases", "modules"] {
-        let list = present(object, key).and_then(|v| check.list(&format!("instance['{key}']"), v, usize::MAX));
-        if list.is_some_and(|list| !list.is_empty()) {
-            unsupported.push(Unsupported::Content(key));
-        }
+    let modules = present(object, "modules").and_then(|v| check.list("instance['modules']", v, usize::MAX));
+    if modules.is_some_and(|list| !list.is_empty()) {
+        unsupported.push(Unsupported::Modules);
     }
     if present(object, "access").is_some_and(|v| !read_access(check, v)) {
         unsupported.push(Unsupported::Access);

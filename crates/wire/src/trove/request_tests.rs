@@ -42,7 +42,7 @@ fn what_cannot_be_had_is_never_ignored() {
     };
     check("replica_of", json!("a"), Unsupported::ReplicaOf("a".to_owned()));
     check("restorePoint", json!({"backupRef": "b"}), Unsupported::RestorePoint("b".to_owned()));
-    check("users", json!([{"name": "u", "password": "p"}]), Unsupported::Content("users"));
+    check("modules", json!([{"id": "m"}]), Unsupported::Modules);
     check("access", json!({"is_public": true}), Unsupported::Access);
     check("access", json!({"allowed_cidrs": ["10.0.0.0/8"]}), Unsupported::Access);
 }
