@@ -106,9 +106,13 @@ fn world(config: &str, versions: &[&str]) -> Option<(World, String)> {
 fn create(world: &World, version: &str) -> Instance {
     let instance = world.create_of(["3", "1"], "m", &format!("mysql/{version}"), &[]);
     let mut sql = connect(&instance);
-    FILL.iter().for_each(|statement| sql.run(statement));
+    for statement in FILL {
+        sql.run(statement);
+    }
     let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
-    ACCOUNTS.iter().for_each(|statement| agent.run(statement));
+    for statement in ACCOUNTS {
+        agent.run(statement);
+    }
     instance
 }
 
