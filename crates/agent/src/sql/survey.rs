@@ -372,7 +372,7 @@ impl Survey<'_> {
                 }
                 Err(Error::Refused { reason, .. }) => self.missed(&format!("view {schema}.{name}"), reason),
                 Err(Error::Late { within, .. }) if within.is_zero() => {
-                    self.missed(&format!("view {schema}.{name}"), LATE)
+                    self.missed(&format!("view {schema}.{name}"), LATE);
                 }
                 Err(e) => return Err(e),
             }
