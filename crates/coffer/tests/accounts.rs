@@ -17,10 +17,14 @@ use support::world::{Instance, World, text, wait_for};
 /// A world with an instance of this version, its first databases `shop` and `a_b`, and its first user `ann`.
 fn begin(version: &str) -> Option<(World, Instance, String)> {
     let world = World::start()?;
-    if !world.has_image(&format!("mariadb/{version}")) {
+    if !world.has_image(version) {
         return None;
     }
-    let line = ["instance", "create", "m", "--flavor", "1", "--size", "1", "--datastore", "mariadb"];
+    let (datastore, name) = version.split_once('/').unwrap();
+    let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
+    let release = list.as_array().unwrap().iter().find(|r| r["Datastore"] == datastore && r["Version"] == name);
+    let version = &text(&release.unwrap()["Number"]);
+    let line = ["instance", "create", "m", "--flavor", "1", "--size", "1", "--datastore", datastore];
     let more = ["--datastore-version", version, "--databases", "shop", "a_b", "--users", "ann", "--wait", "-o", "json"];
     let created = world.coffer(line.into_iter().chain(more)).ok().json();
     assert_eq!(created["status"], "ACTIVE", "{created}");
@@ -43,7 +47,7 @@ fn names(list: &Value) -> Vec<String> {
 
 #[test]
 fn first_databases_and_users_are_there_and_stay_over_an_upgrade() {
-    let Some((world, instance, password)) = begin("10.5.23") else { return };
+    let Some((world, instance, password)) = begin("mariadb/10.5.23") else { return };
     if !world.has_image("mariadb/10.11.19") {
         return;
     }
@@ -80,7 +84,7 @@ fn first_databases_and_users_are_there_and_stay_over_an_upgrade() {
 
 #[test]
 fn our_commands_do_what_they_say() {
-    let Some((world, instance, _)) = begin("10.11.19") else { return };
+    let Some((world, instance, _)) = begin("mariadb/10.11.19") else { return };
     let run = |line: &[&str]| world.coffer(line.iter().copied());
     let json = |line: &[&str]| world.coffer(line.iter().copied().chain(["-o", "json"])).ok().json();
     run(&["database", "create", "m", "axb", "50%", "a b", "--character-set", "utf8mb4"]).ok();
@@ -125,7 +129,7 @@ fn our_commands_do_what_they_say() {
 
 #[test]
 fn root_has_no_way_to_what_the_promises_rest_on() {
-    let Some((world, instance, _)) = begin("10.11.19") else { return };
+    let Some((world, instance, _)) = begin("mariadb/10.11.19") else { return };
     let enable = || text(&world.coffer(["root", "enable", "m", "-o", "json"]).ok().json()["password"]);
     let first = enable();
     let password = enable();
@@ -202,6 +206,28 @@ fn the_openstack_client_does_all_of_it_too() {
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 
+#[test]
+fn mysql_takes_the_same() {
+    let Some((world, instance, password)) = begin("mysql/9.7") else { return };
+    let json = |line: &[&str]| world.coffer(line.iter().copied().chain(["-o", "json"])).ok().json();
+    assert_eq!(names(&json(&["database", "list", "m"])), ["a_b", "shop"]);
+    assert_eq!(names(&json(&["user", "list", "m"])), ["admin", "ann"]);
+    login(&instance, "ann", &password).unwrap().run("CREATE TABLE a_b.t (a INT)");
+    world.coffer(["user", "revoke", "m", "ann", "a_b"]).ok();
+    assert!(login(&instance, "ann", &password).unwrap().ask("SELECT * FROM a_b.t").is_err());
+    let quoted = json!({"users": [{"name": "zoe", "password": "it's \\ \"so\" %_"}]});
+    assert_eq!(world.ask("demo", "POST", &format!("/instances/{}/users", instance.id), &quoted).status, 202);
+    login(&instance, "zoe", "it's \\ \"so\" %_").unwrap();
+    let root = text(&json(&["root", "enable", "m"])["password"]);
+    let mut root = login(&instance, "root", &root).unwrap();
+    root.run("SELECT * FROM a_b.t");
+    for refused in ["SHUTDOWN", "CREATE USER x", "SELECT * FROM mysql.user", "DROP USER coffer@localhost"] {
+        assert!(root.ask(refused).is_err(), "{refused}");
+    }
+    drop(root);
+    world.coffer(["instance", "delete", "m", "--wait"]).ok();
+}
+
 /// Texts of signs that mean something to somebody, the same in every run.
 fn nasty(count: usize) -> Vec<String> {
     const SIGNS: [&str; 20] =
@@ -216,7 +242,7 @@ fn nasty(count: usize) -> Vec<String> {
 
 #[test]
 fn whatever_a_text_is_the_server_takes_it_for_that_text_in_every_sql_mode() {
-    let Some((world, instance, _)) = begin("10.11.19") else { return };
+    let Some((world, instance, _)) = begin("mariadb/10.11.19") else { return };
     let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
     agent.run("SET NAMES utf8mb4");
     let ask = |agent: &mut Sql, sql: &Statement| {

@@ -297,10 +297,12 @@ fn the_shipped_catalogues_are_valid() {
                 "mariadb/10.11.18",
                 "mariadb/10.11.19",
                 "mariadb/11.8.9",
+                "mysql/8.4.9",
+                "mysql/9.7.4",
             ]
             .as_slice(),
         ),
-        (&tests, ["redis/3.2.6", "redis/5.0.6", "redis/6.2.14", "redis/8.2.3"].as_slice()),
+        (&tests, ["redis/3.2.6", "redis/5.0.6", "redis/6.2.14", "redis/8.2.3", "mysql/9.7.2"].as_slice()),
     ] {
         for name in names {
             let (datastore, version) = name.split_once('/').unwrap();

@@ -58,7 +58,7 @@ mod tests {
     fn plan(findings: &Value) -> UpgradePlan {
         let version = |name: &str| json!({"id": "v", "datastore": "mariadb", "name": name, "number": name});
         let plan = json!({"from": version("10.5.23"), "to": version("11.8.9"), "steps": [], "notes": [], "findings": findings,
-            "settings": [], "image": null, "preview": null});
+            "policy": "preserve", "settings": [], "image": null, "preview": null});
         serde_json::from_value(plan).expect("a plan")
     }
 

@@ -247,7 +247,7 @@ async fn delete(State(shared): State<Shared>, asker: Asker, At(at): At<InInstanc
     request_body = request::ActionBody, responses((status = 202)))]
 async fn act(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>, Json(body): Json) -> Answer {
     let (id, caller) = (at.id()?, asker.caller());
-    shared.app.instance(caller, id).await?;
+    let view = shared.app.instance(caller, id).await?;
     match Action::read(&body)? {
         Action::Restart => {
             shared.app.restart(caller, id).await?;
@@ -258,10 +258,12 @@ async fn act(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>,
         Action::ResetStatus { force_delete: false } if !caller.is_admin() => {
             Err(Fault::policy("instance:reset_status").into())
         }
-        Action::ResetStatus { force_delete: false } => Err(Fault::not_implemented(
-            "A status is not stored, so it cannot be reset: it is what the instance and its operations are.",
-        )
-        .into()),
+        // No status is stored: it is what Trove's is after the reset, as soon as its guest has told. Only an operation that is
+        // under way is more than a word.
+        Action::ResetStatus { force_delete: false } => match view.operation {
+            Some(open) => Err(Error::Busy { instance: id, kind: open.kind }.into()),
+            None => Ok(accepted()),
+        },
         Action::Promote => Err(Fault::bad_request(format!("Instance {id} is not a replica.")).into()),
         Action::Eject => Err(Fault::bad_request(format!("Instance {id} is not a replica source.")).into()),
         Action::Resize => Err(Fault::not_implemented("Resizing an instance is not supported.").into()),

@@ -193,14 +193,15 @@ fn read_unsupported(check: &mut Check, object: &Object) -> Vec<Unsupported> {
     unsupported
 }
 
-/// Whether what is asked for is what every instance has: private, and open to whoever reaches its address.
+/// Whether what is asked for is what every instance has: it is open to whoever reaches its address, so it is as public as the pool
+/// of addresses, and nobody can be kept out.
 fn read_access(check: &mut Check, value: &Value) -> bool {
     let Some(object) = check.object("instance['access']", value) else { return true };
     let place = "instance['access']['is_public']";
-    let public = present(object, "is_public").and_then(|v| check.truth(place, v)).unwrap_or_default();
+    present(object, "is_public").and_then(|v| check.truth(place, v));
     let place = "instance['access']['allowed_cidrs']";
     let cidrs = present(object, "allowed_cidrs").and_then(|v| check.list(place, v, usize::MAX));
-    !public && cidrs.is_none_or(<[Value]>::is_empty)
+    cidrs.is_none_or(<[Value]>::is_empty)
 }
 
 /// Checks what says where an instance is to be. The provider decides that, so only nonsense is refused.

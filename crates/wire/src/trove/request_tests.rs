@@ -15,7 +15,7 @@ fn told<T: std::fmt::Debug>(read: Result<T, Fault>) -> String {
 fn what_the_client_sends_at_creation_is_read() {
     let body = json!({"instance": {
         "name": "redis_test", "flavorRef": 1, "volume": {"size": 1, "type": null},
-        "datastore": {"type": "redis", "version": "7.0.15"}, "access": {"is_public": false},
+        "datastore": {"type": "redis", "version": "7.0.15"}, "access": {"is_public": true},
         "settings": {"maxclients": 100, "save": "", "appendonly": true}, "something": "else",
     }, "more": 1});
     let new = NewInstance::read(&body).expect("an instance");
@@ -43,8 +43,7 @@ fn what_cannot_be_had_is_never_ignored() {
     check("replica_of", json!("a"), Unsupported::ReplicaOf("a".to_owned()));
     check("restorePoint", json!({"backupRef": "b"}), Unsupported::RestorePoint("b".to_owned()));
     check("modules", json!([{"id": "m"}]), Unsupported::Modules);
-    check("access", json!({"is_public": true}), Unsupported::Access);
-    check("access", json!({"allowed_cidrs": ["10.0.0.0/8"]}), Unsupported::Access);
+    check("access", json!({"is_public": true, "allowed_cidrs": ["10.0.0.0/8"]}), Unsupported::Access);
 }
 
 #[test]
