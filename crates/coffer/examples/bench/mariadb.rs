@@ -165,7 +165,7 @@ fn fill(sql: &mut Sql, megabytes: usize) -> Result<()> {
     while left > 0 {
         let some = left.min(100_000);
         sql.ask(&format!(
-            "INSERT INTO bench.rows (k, c, pad) SELECT seq * 7919 % 1000003, REPEAT(MD5(seq), 3), MD5(seq) FROM seq_1_to_{some}"
+            "INSERT INTO bench.rows (k, c, pad) SELECT seq * 7919 % 1000003, REPEAT(MD5(seq), 3), MD5(seq) FROM bench.seq_1_to_{some}"
         ))?;
         left -= some;
     }
