@@ -64,9 +64,12 @@ fn at_rest(bench: &Bench, with: &Session, without: &Session) -> Result<Vec<Row>>
         bench.say(&format!("throughput at rest: {pair} of {pairs}"));
         // In turn, so that neither is always first.
         let gated_first = pair % 2 == 0;
-        let early = if gated_first { Some(at_level(bench, with, "steered")?) } else { None };
-        let bare = at_level(bench, without, "own")?;
-        let gated = early.map_or_else(|| at_level(bench, with, "steered"), Ok)?;
+        let (gated, bare) = if gated_first {
+            (at_level(bench, with, "steered")?, at_level(bench, without, "own")?)
+        } else {
+            let bare = at_level(bench, without, "own")?;
+            (at_level(bench, with, "steered")?, bare)
+        };
         // Not what their creation still has to do.
         for instance in [&gated, &bare] {
             rate(instance, 1, 1, LOADS[0].2)?;
