@@ -2,12 +2,15 @@
 //! an ordinary user.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(unsafe_code, reason = "a child that takes its time before it executes")]
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coffer_core::id::InstanceId;
@@ -205,6 +208,34 @@ fn an_agent_that_cannot_start_is_an_error_and_holds_no_lock() {
     fs_err::set_permissions(world.program(), PermissionsExt::from_mode(0o755)).unwrap();
     assert_eq!(world.provider().ensure_agent(world.instance()).unwrap(), Agent::Started);
     world.agents(1);
+}
+
+/// A child has copies of all descriptors from its fork until it executes, of a lock that its neighbour is just taking too.
+#[test]
+fn a_lock_is_given_back_though_another_child_is_being_started() {
+    let world = World::new();
+    fs_err::remove_file(world.program()).unwrap();
+    let provider = world.provider();
+    assert!(matches!(provider.ensure(&world.identity), Err(Error::Agent { .. })));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let mut slow = Command::new("true");
+                // SAFETY: the closure makes system calls only, and takes no lock and no memory.
+                unsafe { slow.pre_exec(|| Ok((0..2_000).for_each(|_| std::thread::yield_now()))) };
+                assert!(slow.status().unwrap().success());
+            }
+        });
+        let seen: BTreeSet<_> = (0..200)
+            .map(|_| {
+                let Err(Error::Agent { .. }) = provider.ensure_agent(world.instance()) else { panic!() };
+                provider.list().unwrap() == [world.placed(Agent::Dead)]
+            })
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(seen, BTreeSet::from([true]));
+    });
 }
 
 /// Stands for an engine: holds a lock file and has written into it who it is.

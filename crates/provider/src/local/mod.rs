@@ -102,6 +102,7 @@ impl Local {
         let identity = fs_err::read(agent.join("identity.json")).map_err(in_volume("read the identity"))?;
         let identity: Identity =
             serde_json::from_slice(&identity).map_err(|e| in_volume("read the identity")(e.into()))?;
+        let given_back = lock.try_clone().map_err(in_volume("lock the agent directory"))?;
         let log = open_private(&agent.join("agent.log"), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
             .and_then(|log| Ok((log.try_clone()?, log)))
             .map_err(in_volume("open the agent's log"))?;
@@ -118,8 +119,11 @@ impl Local {
             .stdout(log.0)
             .stderr(log.1);
         detach(&mut command);
-        let child =
-            command.spawn().map_err(|source| Error::Agent { instance, program: self.program.clone(), source })?;
+        let child = command.spawn().map_err(|source| {
+            // Closing it is not enough: a child that another thread has forked has all descriptors until it executes.
+            let _ = flock(&given_back, FlockOperation::Unlock);
+            Error::Agent { instance, program: self.program.clone(), source }
+        })?;
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
         Ok(Agent::Started)
     }
