@@ -31,6 +31,14 @@ impl Engine {
     /// The command that runs the program with the libraries of its own root.
     pub(crate) fn command(&self) -> Result<Command> {
         let below = |path: &str| self.root.join(path);
+        let program = self.root.join(self.binary.strip_prefix("/")?);
+        // What engines/pack-mysql-9.7.2 made of a root of another machine's.
+        let foreign = program.with_extension("riscv64");
+        if foreign.exists() {
+            let mut command = Command::new(below("usr/bin/qemu-riscv64-static"));
+            command.arg("-L").arg(&self.root).arg(foreign);
+            return Ok(command);
+        }
         let mut libraries = vec![below("lib"), below("lib64"), below("usr/lib"), below("usr/lib64")];
         for parent in ["lib", "usr/lib"] {
             let entries = fs_err::read_dir(below(parent)).into_iter().flatten().flatten();
@@ -45,10 +53,7 @@ impl Engine {
         let loader = files.map(|file| file.path()).find(|path| is_loader(path) && !leads_out(path));
         let loader = loader.with_context(|| format!("{} has no dynamic loader", self.root.display()))?;
         let mut command = Command::new(loader);
-        command
-            .arg("--library-path")
-            .arg(std::env::join_paths(libraries)?)
-            .arg(self.root.join(self.binary.strip_prefix("/")?));
+        command.arg("--library-path").arg(std::env::join_paths(libraries)?).arg(program);
         Ok(command)
     }
 }

@@ -16,7 +16,6 @@ mod gate;
 mod http;
 #[path = "../../tests/support/load.rs"]
 mod load;
-mod mariadb;
 mod probe;
 mod process;
 mod report;
@@ -28,6 +27,9 @@ mod server;
 #[allow(dead_code, clippy::panic, reason = "it serves the tests as well")]
 #[path = "../../tests/support/sql.rs"]
 mod sql;
+mod sql_bare;
+mod sql_load;
+mod sql_upgrades;
 mod upgrades;
 #[allow(dead_code, reason = "it serves the tests as well")]
 #[path = "../../tests/support/visitors.rs"]
@@ -86,8 +88,8 @@ enum Part {
     Upgrades,
     /// What the gate costs at rest, and what clients see of an upgrade with it and without.
     Gate,
-    /// Upgrades of MariaDB: 2 GB each, 200 MB with --quick.
-    Mariadb,
+    /// Upgrades of MariaDB, 2 GB each, or 200 MB with --quick; of MySQL a tenth of that; and a pre-image on XFS.
+    Sql,
 }
 
 /// Where and with what everything is measured.
@@ -161,8 +163,8 @@ fn run(arguments: &Arguments, dir: &Path, rows: &mut Vec<report::Row>) -> Result
     if wanted(Part::Gate) {
         rows.extend(gate::measure(&bench, &sizes)?);
     }
-    if wanted(Part::Mariadb) {
-        rows.extend(mariadb::measure(&bench, if arguments.quick { 200 } else { 2000 })?);
+    if wanted(Part::Sql) {
+        rows.extend(sql_upgrades::measure(&bench, if arguments.quick { 200 } else { 2000 })?);
     }
     Ok(json!({
         "processors": std::thread::available_parallelism()?.get(),
@@ -203,6 +205,7 @@ fn end_on_signals(dir: PathBuf) -> Result<()> {
             };
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             process::end_all_of(&dir);
+            sql_upgrades::unmount(&dir);
             let _ = fs_err::remove_dir_all(&dir);
             std::process::exit(130);
         });
@@ -229,9 +232,20 @@ fn fetch(store: &Path, datastore: &str, version: &str) -> Result<Engine> {
             }
         };
         let image = store.fetch(release, &(Arc::new(tell) as coffer_image::Observer)).await?;
-        let root = store.ensure_root(&image.digest).await?;
-        Ok(Engine { root, binary: image.binary, number: image.number })
+        engine(&store, image).await
     })
+}
+
+/// An engine that is in the store, and can be had nowhere else.
+fn stored(store: &Path, datastore: &str, version: &str) -> Result<Engine> {
+    let store = coffer_image::Store::open(store)?;
+    let image = store.find(datastore, version)?.with_context(|| format!("no {datastore} {version} in the store"))?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(engine(&store, image))
+}
+
+async fn engine(store: &coffer_image::Store, image: coffer_image::Image) -> Result<Engine> {
+    let root = store.ensure_root(&image.digest).await?;
+    Ok(Engine { root, binary: image.binary, number: image.number })
 }
 
 fn load_average() -> String {

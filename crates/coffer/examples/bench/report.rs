@@ -66,6 +66,11 @@ impl Bound {
 }
 
 impl Row {
+    /// One of its figures.
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
+    }
+
     /// How often the compared figure is in the first one.
     fn ratio(&self) -> Option<f64> {
         let compared = self.compared.as_ref().filter(|c| c.value > 0.0)?;
