@@ -10,6 +10,7 @@ use serde_json::json;
 use support::mariadb::{Visitors, Writers, address, assert_same, assert_well, connect, fill, read, replace, world};
 use support::sql::Sql;
 use support::strike::{Moment, STEPS, strike};
+use support::struck::a_long_transaction;
 use support::world::{Instance, World, kill, wait_for};
 
 /// Accounts of several kinds. As the agent, since tenants make theirs over the API.
@@ -179,24 +180,7 @@ fn an_agent_that_is_killed_at_a_step_is_followed_by_one_that_goes_on() {
 fn a_transaction_that_stays_open_is_named_and_nothing_is_stopped() {
     let Some(world) = world("", &["10.11.19"]) else { return };
     let instance = world.create("m", "mariadb/10.11.19", &[]);
-    let mut sql = connect(&instance);
-    for statement in
-        ["CREATE DATABASE shop", "CREATE TABLE shop.t (a INT PRIMARY KEY)", "BEGIN", "INSERT INTO shop.t VALUES (1)"]
-    {
-        sql.run(statement);
-    }
-    let id = sql.ask("SELECT CONNECTION_ID()").unwrap().remove(0);
-    let age = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_started < NOW() - INTERVAL 6 SECOND";
-    wait_for("the transaction to be old", || connect(&instance).ask(age).unwrap() == ["1"]);
-    let engine = world.engine_pid(&instance.id);
-    let failed = world.coffer(["instance", "restart", "m", "--wait"]);
-    assert_eq!(failed.code, 6, "{failed:?}");
-    let cause = world.operations(&instance.id).remove(0)["cause"].to_string();
-    assert!(cause.contains(&format!("connection {id} of user 'admin' has a transaction open for")), "{cause}");
-    assert_eq!(world.engine_pid(&instance.id), engine, "the engine was not stopped");
-    sql.run("COMMIT");
-    world.coffer(["instance", "restart", "m", "--wait"]).ok();
-    assert_eq!(connect(&instance).ask("SELECT a FROM shop.t").unwrap(), ["1"]);
+    a_long_transaction(&world, &instance, "m");
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 

@@ -6,13 +6,11 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 
-use serde_json::json;
 use support::mariadb::{Writers, assert_same, connect, fill, read, replace, world};
-use support::strike::{Moment, STEPS, strike};
-use support::world::{Instance, World, kill, wait_for};
+use support::struck::{ALL, Blow, ENGINE, SERVER, Way, small_world};
+use support::world::{kill, wait_for};
 
 const FROM: &str = "10.5.23";
 const TO: &str = "10.11.19";
@@ -21,61 +19,34 @@ const REAL_STEP: &str = "exec /usr/bin/mariadb-upgrade.real \"$@\"";
 /// Enough for an instance, its pre-image and the trial of the target.
 const DISK_MIB: u32 = 900;
 
-fn ask_upgrade(world: &World, instance: &Instance) {
-    let upgrade = json!({"instance": {"datastore_version": TO}});
-    assert_eq!(world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade).status, 202);
-}
-
-/// The upgrade was struck. However it ended, all is there; and what was undone can be done.
-fn check(world: &World, instance: &Instance, name: &str, writers: Writers, told: &str) {
-    let newest = world.wait_until_over(&instance.id);
-    writers.wait_for_more();
-    writers.stop(instance, told);
-    println!("{told}: {} {}, gap {}", newest["phase"], newest["cause"]["message"], newest["gap_ms"]);
-    if newest["phase"] == "undone" {
-        assert_ne!(newest["cause"]["hint"], "", "nobody is told what to do: {newest:#}");
-        world.coffer(["instance", "upgrade", name, TO, "--wait"]).ok();
-    }
-    assert!(connect(instance).ask("SELECT VERSION()").unwrap()[0].starts_with(TO), "{told}");
-    connect(instance).run("DROP TABLE shop.log");
-    assert_eq!(world.engines_on(&instance.id).len(), 1, "{told}");
-}
-
-fn struck(victim: &str, blow: fn(&mut World, &Instance)) {
-    let Some(mut world) = world("", &[FROM, TO]) else { return };
-    for (at, step) in STEPS.iter().enumerate() {
-        let name = format!("m-{step}");
-        let instance = world.create(&name, &format!("mariadb/{FROM}"), &[]);
+const WAY: Way<'_> = Way {
+    create: |world, name| {
+        let instance = world.create(name, &format!("mariadb/{FROM}"), &[]);
         fill(&mut connect(&instance));
-        let before = read(&instance);
-        let writers = Writers::start(&instance);
-        writers.wait_for_more();
-        ask_upgrade(&world, &instance);
-        strike(&mut world, &instance, Moment::Forward(at), |world| blow(world, &instance));
-        world.start_server();
-        check(&world, &instance, &name, writers, &format!("{victim} killed at {step}"));
-        assert_same(&before, &read(&instance), step);
-        world.coffer(["instance", "delete", &name, "--wait"]).ok();
-    }
+        instance
+    },
+    read,
+    to: TO,
+};
+
+fn struck(blow: Blow) {
+    let Some(mut world) = world("", &[FROM, TO]) else { return };
+    WAY.struck(&mut world, blow);
 }
 
 #[test]
 fn an_engine_that_is_killed_at_a_step_costs_the_upgrade_at_most() {
-    struck("engine", |world, instance| world.engine_pid(&instance.id).into_iter().for_each(kill));
+    struck(ENGINE);
 }
 
 #[test]
 fn a_server_that_is_killed_at_a_step_is_not_missed() {
-    struck("server", |world, _| world.kill_server());
+    struck(SERVER);
 }
 
 #[test]
 fn all_of_them_killed_at_a_step_cost_the_upgrade_at_most() {
-    struck("all", |world, instance| {
-        world.agent_pid(&instance.id).into_iter().for_each(kill);
-        world.engine_pid(&instance.id).into_iter().for_each(kill);
-        world.kill_server();
-    });
+    struck(ALL);
 }
 
 #[test]
@@ -101,38 +72,11 @@ fn a_configuration_that_others_may_write_and_a_crash_are_mended_by_the_next_star
 
 #[test]
 fn a_disk_that_fills_up_costs_the_upgrade_at_most() {
-    let Some(mut world) = World::prepare("", "") else { return };
-    if !world.ensure_disk(DISK_MIB) {
-        println!("NOT RUN: a_disk_that_fills_up_costs_the_upgrade_at_most: only root may mount a small disk");
-        return;
-    }
-    world.start_server();
+    let Some(mut world) = small_world(DISK_MIB, "") else { return };
     if ![FROM, TO].iter().all(|version| world.has_image(&format!("mariadb/{version}"))) {
         return;
     }
-    let ballast = world.data().join("instances/ballast");
-    for step in ["prepare", "keep", "start"] {
-        let name = format!("m-{step}");
-        let instance = world.create(&name, &format!("mariadb/{FROM}"), &[]);
-        fill(&mut connect(&instance));
-        let before = read(&instance);
-        let at = STEPS.iter().position(|s| *s == step).unwrap();
-        ask_upgrade(&world, &instance);
-        strike(&mut world, &instance, Moment::Forward(at), |_| {
-            let mut file = fs_err::File::create(&ballast).unwrap();
-            for size in [1 << 20, 4096, 1] {
-                while file.write_all(&vec![0xc0; size]).is_ok() {}
-            }
-        });
-        let newest = world.wait_until_over(&instance.id);
-        println!("full at {step}: {} {}", newest["phase"], newest["cause"]["message"]);
-        assert_same(&before, &read(&instance), step);
-        fs_err::remove_file(&ballast).unwrap();
-        let writers = Writers::start(&instance);
-        check(&world, &instance, &name, writers, &format!("full at {step}"));
-        assert_same(&before, &read(&instance), step);
-        world.coffer(["instance", "delete", &name, "--wait"]).ok();
-    }
+    WAY.on_a_full_disk(&mut world, &["prepare", "keep", "start"]);
 }
 
 #[test]

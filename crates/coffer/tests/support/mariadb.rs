@@ -58,8 +58,8 @@ pub(crate) const FILL: &[&str] = &[
     "CREATE EVENT shop.tick ON SCHEDULE EVERY 1 SECOND DO INSERT INTO shop.ticks VALUES (NOW())",
 ];
 
-/// What is read before and after, and has to be the same.
-pub(crate) const READ: &[&str] = &[
+/// What tables hold, and views and functions tell.
+const READ: &[&str] = &[
     "SELECT * FROM shop.kinds",
     "SELECT * FROM shop.old",
     "SELECT * FROM shop.safe",
@@ -70,6 +70,10 @@ pub(crate) const READ: &[&str] = &[
     "SELECT * FROM shop.child",
     "SELECT * FROM shop.few",
     "SELECT shop.twice(21)",
+];
+
+/// What every kind of MariaDB and MySQL tells of its objects.
+const OBJECTS: &[&str] = &[
     "SELECT table_name, table_type, engine, table_collation FROM information_schema.tables WHERE table_schema = 'shop'",
     "SELECT trigger_name, action_statement FROM information_schema.triggers WHERE trigger_schema = 'shop'",
     "SELECT event_name, status, event_definition FROM information_schema.events WHERE event_schema = 'shop'",
@@ -91,15 +95,19 @@ pub(crate) fn connect(instance: &Instance) -> Sql {
     Sql::open(address(instance), TENANT, &instance.password).unwrap_or_else(|e| panic!("{e}"))
 }
 
-pub(crate) fn read(instance: &Instance) -> Vec<(&'static str, Vec<String>)> {
+/// What an instance holds: questions and their answers.
+pub(crate) type Contents = Vec<(&'static str, Vec<String>)>;
+
+pub(crate) fn read(instance: &Instance) -> Contents {
     read_all(instance, READ)
 }
 
-/// What is read by these questions.
-pub(crate) fn read_all(instance: &Instance, questions: &[&'static str]) -> Vec<(&'static str, Vec<String>)> {
+/// What is read by these questions, and what there is besides tables.
+pub(crate) fn read_all(instance: &Instance, questions: &[&'static str]) -> Contents {
     let mut sql = connect(instance);
     questions
         .iter()
+        .chain(OBJECTS)
         .map(|question| (*question, sql.ask(question).unwrap_or_else(|e| panic!("{question}: {e}"))))
         .collect()
 }
