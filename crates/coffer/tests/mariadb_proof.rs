@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::mariadb::{address, assert_same, connect, fill, read, replace, world};
+use support::mariadb::{address, agent, assert_same, connect, fill, read, replace, world};
 use support::sql::Sql;
 use support::strike::{Moment, strike};
 use support::world::{Instance, World, kill, signal, wait_for};
@@ -24,10 +24,6 @@ fn run(instance: &Instance, statements: &[&str]) {
     for statement in statements {
         sql.run(statement);
     }
-}
-
-fn agent(world: &World, instance: &Instance) -> Sql {
-    Sql::as_agent(&world.volume(&instance.id)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn ask_upgrade(world: &World, instance: &Instance, version: &str) {
