@@ -178,7 +178,10 @@ fn an_engine_that_dies_in_its_stop_has_not_ended_cleanly_for_an_agent_that_found
     let before = read(&instance);
     let first = world.agent_pid(&instance.id).unwrap();
     kill(first);
-    wait_for("the next agent", || world.agent_pid(&instance.id).is_some_and(|pid| pid != first));
+    let may_be_upgraded = || world.coffer(["instance", "upgrade", "m", "10.11.19", "--dry-run"]).code == 0;
+    wait_for("the next agent and what it says", || {
+        world.agent_pid(&instance.id).is_some_and(|pid| pid != first) && may_be_upgraded()
+    });
     ask_upgrade(&world, &instance, "10.11.19");
     strike(&mut world, &instance, STOP, |world| {
         let engine = world.engine_pid(&instance.id).unwrap();
