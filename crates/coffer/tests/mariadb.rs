@@ -70,6 +70,11 @@ fn an_instance_climbs_series_by_series() {
 }
 
 #[test]
+fn an_instance_goes_to_the_next_version_of_its_series() {
+    climb(&["10.11.18", "10.11.19"]);
+}
+
+#[test]
 fn an_instance_goes_from_10_5_to_11_8_at_once() {
     climb(&["10.5.23", "11.8"]);
 }

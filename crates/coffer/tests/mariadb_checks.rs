@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Instant;
 
-use serde_json::Value;
+use support::mariadb::{agent, check};
 use support::sql::Sql;
 use support::world::{Instance, World, wait_for};
 
@@ -69,23 +69,6 @@ const TROUBLES: &[(&str, &[&str])] = &[
     ("XA END 'x'", &[]),
     ("XA PREPARE 'x'", &["error mariadb.xa engine"]),
 ];
-
-fn agent(world: &World, instance: &Instance) -> Sql {
-    Sql::as_agent(&world.volume(&instance.id)).unwrap()
-}
-
-/// The findings of a check as lines, sorted, and its exit code.
-fn check(world: &World, name: &str, version: &str) -> (i32, Vec<String>) {
-    let began = Instant::now();
-    let checked = world.coffer(["instance", "check", name, version, "-o", "json"]);
-    println!("check of {name} for {version}: {:?}\n{}", began.elapsed(), checked.stdout);
-    let cell = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
-    let line = |f: &Value| format!("{} {} {}", cell(f, "severity"), cell(f, "id"), cell(f, "object"));
-    let found = checked.json();
-    let mut lines: Vec<_> = found.as_array().unwrap_or_else(|| panic!("{checked:?}")).iter().map(line).collect();
-    lines.sort();
-    (checked.code, lines)
-}
 
 fn ready(version: &str) -> Option<(World, Instance)> {
     let world = World::start()?;

@@ -6,7 +6,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use support::mariadb::{Writers, assert_same, connect, fill, read, replace, world};
 use support::struck::{ALL, Blow, ENGINE, SERVER, Way, small_world};
@@ -77,6 +77,37 @@ fn a_disk_that_fills_up_costs_the_upgrade_at_most() {
         return;
     }
     WAY.on_a_full_disk(&mut world, &["prepare", "keep", "start"]);
+}
+
+#[test]
+fn data_of_another_user_are_named_before_anything_is_touched() {
+    let Some(world) = world("", &[FROM, TO]) else { return };
+    if !rustix::process::geteuid().is_root() {
+        println!("NOT RUN: data_of_another_user_are_named_before_anything_is_touched: only root may give files away");
+        return;
+    }
+    let instance = world.create("m", &format!("mariadb/{FROM}"), &[]);
+    fill(&mut connect(&instance));
+    let (before, engine) = (read(&instance), world.engine_pid(&instance.id));
+    let data = world.volume(&instance.id).join("data");
+    let owner = fs_err::metadata(&data).unwrap().uid();
+    let give = |path: &std::path::Path, uid: u32| {
+        let done = std::process::Command::new("chown").arg("-R").arg(format!("{uid}:{uid}")).arg(path).status();
+        assert!(done.unwrap().success());
+    };
+    for (path, told) in [(data.join("shop/old.MYI"), "data/shop/old.MYI"), (data.clone(), "data")] {
+        give(&path, 54_321);
+        let refused = world.coffer(["instance", "upgrade", "m", TO, "--wait"]);
+        assert!(
+            refused.stderr.contains(told) && refused.stderr.contains("owner of the directory `run`"),
+            "{refused:?}"
+        );
+        assert_eq!(world.engine_pid(&instance.id), engine, "it was not stopped");
+        give(&data, owner);
+        assert_same(&before, &read(&instance), told);
+    }
+    world.coffer(["instance", "upgrade", "m", TO, "--wait"]).ok();
+    assert_same(&before, &read(&instance), "upgrade");
 }
 
 #[test]

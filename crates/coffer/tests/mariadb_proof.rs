@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::mariadb::{assert_same, connect, fill, read, replace, world};
+use support::mariadb::{address, agent, assert_same, connect, fill, read, replace, world};
 use support::sql::Sql;
 use support::strike::{Moment, strike};
 use support::world::{Instance, World, kill, signal, wait_for};
@@ -24,10 +24,6 @@ fn run(instance: &Instance, statements: &[&str]) {
     for statement in statements {
         sql.run(statement);
     }
-}
-
-fn agent(world: &World, instance: &Instance) -> Sql {
-    Sql::as_agent(&world.volume(&instance.id)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn ask_upgrade(world: &World, instance: &Instance, version: &str) {
@@ -265,4 +261,31 @@ fn of_a_trial_whose_agent_was_killed_nothing_is_left() {
     let newest = world.wait_until_over(&instance.id);
     assert_eq!(newest["phase"], "done", "{newest:#}");
     assert!(!trial.exists());
+}
+
+#[test]
+fn the_columns_of_each_of_many_tables_and_an_enabled_root_are_proven() {
+    let Some(world) = world("", &["10.11.19", "11.8"]) else { return };
+    let instance = world.create("m", "mariadb/10.11.19", &[]);
+    run(&instance, &["CREATE DATABASE shop", "CREATE SEQUENCE shop.numbers", "CREATE VIEW shop.one AS SELECT 1 AS a"]);
+    // More than those of which rows are read.
+    for table in 0..400 {
+        run(&instance, &[&format!("CREATE TABLE shop.t{table} (a INT PRIMARY KEY, b VARCHAR(20))")]);
+    }
+    let root = world.coffer(["root", "enable", "m", "-o", "json"]).ok().json()["password"].as_str().unwrap().to_owned();
+    let alter =
+        "FOR i IN 0 .. 399 DO EXECUTE IMMEDIATE CONCAT('ALTER TABLE shop.t', i, ' MODIFY b VARCHAR(21)'); END FOR";
+    for (statement, told) in [(alter, "and 397 more"), ("DROP USER root@'%'", "user root@%")] {
+        let script = format!(
+            "/usr/bin/mariadb-upgrade.real \"$@\" && mariadb --socket=/run/mysql.sock --user=coffer --delimiter=';;' -e \"{statement};;\""
+        );
+        replace(&world, "11.8", OWN_STEP, &script);
+        fails(&world, &instance, "11.8", told);
+        assert_eq!(Sql::open(address(&instance), "root", &root).unwrap().ask("SELECT 1").unwrap(), ["1"]);
+    }
+    replace(&world, "11.8", OWN_STEP, "exec /usr/bin/mariadb-upgrade.real \"$@\"");
+    world.coffer(["instance", "upgrade", "m", "11.8", "--wait"]).ok();
+    let proof = detail(&world.operations(&instance.id).remove(0), "prove");
+    assert!(proof.contains("columns of 400"), "{proof}");
+    assert_eq!(Sql::open(address(&instance), "root", &root).unwrap().ask("SELECT 1").unwrap(), ["1"]);
 }

@@ -70,10 +70,14 @@ fn collect(dir: &Path, below: &Path, kinds: Kinds, found: &mut Vec<File>) -> io:
     Ok(())
 }
 
-/// Files of data and configuration of which the owner is not that of the data directory, which is the engine: `data/x`.
+/// Files of data and configuration, and the data directory, of which the owner is not the engine: `data/x`. Who that is, is told by
+/// the directory of its socket, which is made its own at each start.
 pub(crate) fn foreign_files(paths: &Paths, kinds: Kinds) -> io::Result<Vec<String>> {
-    let owner = fs_err::metadata(&paths.data)?.uid();
+    let owner = fs_err::metadata(&paths.run)?.uid();
     let mut foreign = Vec::new();
+    if fs_err::metadata(&paths.data)?.uid() != owner {
+        foreign.push("data".to_owned());
+    }
     for (name, dir) in [("data", &paths.data), ("conf", &paths.conf)] {
         for file in list(dir, kinds)? {
             if file.owner != owner {

@@ -10,9 +10,11 @@
 //!
 //! The last act is a list of the files with their sizes; without it there is no pre-image.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use coffer_core::id::OperationId;
 use rustix::fs::{AtFlags, CWD, Gid, OFlags, RenameFlags, StatxFlags, Uid, renameat_with};
@@ -22,6 +24,9 @@ use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list, open};
 
 /// What a plain copy does a second, for estimates: what a slow disk does.
 const BYTES_A_SECOND: u64 = 200_000_000;
+/// For so long the disk is waited for after each copy, which leaves alone what others have to write. Whoever has thousands of
+/// tables would wait thousands of times: from then on it is waited for once, at the end.
+const ONE_BY_ONE: Duration = Duration::from_millis(200);
 const LIST: &str = "preimage.json";
 /// What was written in so many seconds is thought to be written again before the engine has stopped.
 const BUSY_SECONDS: i64 = 60;
@@ -138,21 +143,29 @@ impl PreImage {
             return Ok(list.files.iter().map(|f| f.size).sum());
         }
         self.ensure_dirs()?;
-        let mut kept = List { files: Vec::new() };
+        let (mut kept, mut seen) = (List { files: Vec::new() }, Vec::new());
+        let began = Instant::now();
+        let is_long = || began.elapsed() > ONE_BY_ONE;
         for (part, dir) in self.parts() {
             let files = list(dir, self.kinds)?;
             // What was kept ahead and has gone since.
+            let paths: BTreeSet<_> = files.iter().map(|file| &file.path).collect();
             for old in list(&self.dir.join(part), self.kinds)? {
-                if !files.iter().any(|f| f.path == old.path) {
+                if !paths.contains(&old.path) {
                     ensure_absent(&self.dir.join(part).join(&old.path))?;
                 }
             }
             for file in &files {
-                if let Some((copy, is)) = self.keep(dir, part, file, Flush::Each)? {
-                    note(&copy.seen, &is)?;
-                }
+                let flush = if is_long() { Flush::Later } else { Flush::Each };
+                seen.extend(self.keep(dir, part, file, flush)?);
                 kept.files.push(Kept { path: Path::new(part).join(&file.path), size: file.size });
             }
+        }
+        if is_long() {
+            rustix::fs::syncfs(fs_err::File::open(&self.dir)?).map_err(io::Error::from)?;
+        }
+        for (copy, is) in seen {
+            note(&copy.seen, &is)?;
         }
         let bytes = kept.files.iter().map(|f| f.size).sum();
         let new = self.dir.join("preimage.new");
@@ -386,7 +399,7 @@ fn note(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use super::*;
     use crate::site::Paths;

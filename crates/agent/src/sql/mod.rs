@@ -30,6 +30,8 @@ mod tables;
 mod trial;
 mod visitor;
 
+use std::collections::BTreeSet;
+
 use coffer_core::engine::sql::proof::Sampled;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +48,9 @@ pub struct Temporary {
     pub before: Measures,
     /// The tables that are read for the proof.
     pub tables: Vec<Sampled>,
+    /// What is no table and has columns, by its name: their types are the engine's own matter.
+    #[serde(default)]
+    pub others: BTreeSet<String>,
 }
 
 /// What measures change.

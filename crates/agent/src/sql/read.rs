@@ -3,9 +3,10 @@
 //! While writes wait nothing is read that grows with the data: names and definitions, and of some tables a few hundred rows,
 //! which the engine gives up when they take too long.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use coffer_core::engine::sql::config::{SYSTEM_DATABASES, is_internal, literal};
+use coffer_core::engine::sql::config::{SYSTEM_DATABASES, is_tenants, literal};
 use coffer_core::engine::sql::proof::{COLUMNS, Holdings, KEYS, LASTING, LONG, ROWS, Sampled, WHOLE, comparable};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -32,6 +33,10 @@ pub(super) const PATIENT: Limits = Limits { whole: Duration::from_secs(10), tabl
 /// Types without a length that may be long. Vectors are of a type that the protocol's library does not know.
 const UNMEASURED: &str = "'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring', 'multipolygon', \
                           'geometrycollection', 'geomcollection', 'vector'";
+
+/// What is compared of a column. Old forms of times are marked by a comment until they are stored in the newer one.
+const COLUMN: &str = "column_name, ordinal_position, SUBSTRING_INDEX(column_type, ' /*', 1), is_nullable, character_set_name, \
+                      collation_name, column_key";
 
 /// Objects that are compared by all that is told of them: what they are, and the question, which has their name first.
 /// `{system}` is in the place of the engine's own databases.
@@ -83,17 +88,19 @@ const PRIVILEGES: &[&str] = &[
      FROM mysql.procs_priv",
 ];
 
-/// Chooses the tables that are read, and how. The same tables give the same choice.
-pub(super) async fn choose(client: &Client) -> Result<Vec<Sampled>, Error> {
-    let lasting: Vec<_> = LASTING.iter().map(|engine| format!("'{engine}'")).collect();
+/// Chooses the tables that are read, and how. The same tables give the same choice. With the names of what has columns and is
+/// no table.
+pub(super) async fn choose(client: &Client) -> Result<(Vec<Sampled>, BTreeSet<String>), Error> {
     let sql = format!(
-        "SELECT table_schema, table_name FROM information_schema.tables WHERE engine IN ({}) \
-         AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND table_schema NOT IN ({})",
-        lasting.join(", "),
+        "SELECT table_schema, table_name, engine, table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') \
+         FROM information_schema.tables WHERE table_schema NOT IN ({})",
         system()
     );
-    let mut tables = client.rows("the list of tables", &sql).await?;
-    tables.sort_by_key(|row| digest(row));
+    let all = client.rows("the list of tables", &sql).await?;
+    let (mut tables, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| text(row, 3) == "1");
+    let others = others.iter().map(|row| format!("{}.{}", text(row, 0), text(row, 1))).collect();
+    tables.retain(|row| LASTING.contains(&text(row, 2).as_str()));
+    tables.sort_by_key(|row| digest(&row[..2]));
     tables.truncate(TABLES);
     let mut sampled = Vec::new();
     for row in &tables {
@@ -118,11 +125,16 @@ pub(super) async fn choose(client: &Client) -> Result<Vec<Sampled>, Error> {
             sampled.push(table);
         }
     }
-    Ok(sampled)
+    Ok((sampled, others))
 }
 
-/// What there is. Nobody may write meanwhile.
-pub(super) async fn holdings(client: &Client, tables: &[Sampled], limits: Limits) -> Result<Holdings, Error> {
+/// What there is. Nobody may write meanwhile. The columns of all tables but these others only where they are given.
+pub(super) async fn holdings(
+    client: &Client,
+    tables: &[Sampled],
+    others: Option<&BTreeSet<String>>,
+    limits: Limits,
+) -> Result<Holdings, Error> {
     let mut holdings = Holdings { number: Some(client.version().await?), ..Holdings::default() };
     let system = system();
     for (kind, sql) in OBJECTS {
@@ -133,7 +145,8 @@ pub(super) async fn holdings(client: &Client, tables: &[Sampled], limits: Limits
     // Whose they are comes first: the internal ones are not compared.
     for (kind, sql) in client.dialect.accounts() {
         for row in client.rows("the list of accounts", sql).await? {
-            if !is_internal(&text(&row, 0)) {
+            // The host has more after it where the row is about a role.
+            if is_tenants(&text(&row, 0), text(&row, 1).split(' ').next().unwrap_or_default()) {
                 let name = format!("{kind} {}@{}", text(&row, 0), text(&row, 1));
                 holdings.objects.insert(name, digest(&row[2..]));
             }
@@ -141,28 +154,52 @@ pub(super) async fn holdings(client: &Client, tables: &[Sampled], limits: Limits
     }
     for sql in PRIVILEGES {
         for row in client.rows("the list of privileges", sql).await? {
-            let user = text(&row, 0);
-            let user = user.trim_start_matches('\'').split('\'').next().unwrap_or_default();
-            if !is_internal(user) {
+            let grantee = text(&row, 0);
+            let (user, host) = grantee.trim_matches('\'').split_once("'@'").unwrap_or((grantee.trim_matches('\''), ""));
+            if is_tenants(user, host) {
                 holdings.privileges.push(format!("{} of {} on {}", text(&row, 2), text(&row, 0), text(&row, 1)));
             }
         }
     }
     let end = Instant::now() + limits.whole;
+    if let Some(others) = others {
+        holdings.columns = columns_of_all(client, others, limits.table).await?;
+    }
     for table in tables {
         read(client, table, end.min(Instant::now() + limits.table), &mut holdings).await?;
     }
     Ok(holdings)
 }
 
+/// The columns of all tables but these others, if they are told within the limit.
+async fn columns_of_all(
+    client: &Client,
+    others: &BTreeSet<String>,
+    limit: Duration,
+) -> Result<BTreeMap<String, String>, Error> {
+    let sql = format!(
+        "SELECT table_schema, table_name, {COLUMN} FROM information_schema.columns WHERE table_schema NOT IN ({})",
+        system()
+    );
+    let rows = match client.rows_within("the columns of all tables", &sql, limit).await {
+        Ok(rows) => rows,
+        Err(Error::Late { .. }) => return Ok(BTreeMap::new()),
+        Err(e) => return Err(e),
+    };
+    let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in &rows {
+        let table = format!("{}.{}", text(row, 0), text(row, 1));
+        if !others.contains(&table) {
+            tables.entry(table).or_default().push(digest_of_names(&row[2..]));
+        }
+    }
+    Ok(tables.into_iter().map(|(table, mut columns)| (table, digest_of_rows(&mut columns))).collect())
+}
+
 /// Reads a table, as far as it can be read until then.
 async fn read(client: &Client, table: &Sampled, until: Instant, holdings: &mut Holdings) -> Result<(), Error> {
-    // Old forms of times are marked by a comment until they are stored in the newer one.
-    let columns = format!(
-        "SELECT column_name, SUBSTRING_INDEX(column_type, ' /*', 1), is_nullable, character_set_name, collation_name, column_key \
-         FROM information_schema.columns WHERE {} ORDER BY ordinal_position",
-        of(table)
-    );
+    let columns =
+        format!("SELECT {COLUMN} FROM information_schema.columns WHERE {} ORDER BY ordinal_position", of(table));
     let keys = format!(
         "SELECT index_name, non_unique, seq_in_index, column_name, sub_part, index_type FROM information_schema.statistics \
          WHERE {} ORDER BY index_name, seq_in_index",
@@ -170,6 +207,9 @@ async fn read(client: &Client, table: &Sampled, until: Instant, holdings: &mut H
     );
     // The rows first: a table that was not closed is repaired by whoever opens it, and until then it looks as if it had no keys.
     for (what, questions) in [(ROWS, table.questions()), (COLUMNS, vec![columns]), (KEYS, vec![keys])] {
+        if what == COLUMNS && !holdings.columns.is_empty() {
+            continue;
+        }
         let is_data = what == ROWS;
         let what = format!("{what}{}", table.name());
         let mut rows = Vec::new();
@@ -205,12 +245,15 @@ async fn read(client: &Client, table: &Sampled, until: Instant, holdings: &mut H
         }
         let mut digests: Vec<_> =
             rows.iter().map(|row| if is_data { digest(row) } else { digest_of_names(row) }).collect();
-        // Tables without an order may give their rows in any.
-        digests.sort();
-        let digest = format!("{} rows, {}", digests.len(), hex(&Sha256::digest(digests.concat())));
-        holdings.read.insert(what, digest);
+        holdings.read.insert(what, digest_of_rows(&mut digests));
     }
     Ok(())
+}
+
+/// Of rows that may come in any order.
+fn digest_of_rows(digests: &mut [String]) -> String {
+    digests.sort();
+    format!("{} rows, {}", digests.len(), hex(&Sha256::digest(digests.concat())))
 }
 
 /// Which rows of the information schema are about the table.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -93,6 +94,24 @@ pub(crate) fn address(instance: &Instance) -> SocketAddr {
 
 pub(crate) fn connect(instance: &Instance) -> Sql {
     Sql::open(address(instance), TENANT, &instance.password).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The connection that the agent has.
+pub(crate) fn agent(world: &World, instance: &Instance) -> Sql {
+    Sql::as_agent(&world.volume(&instance.id)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The findings of a check as lines, sorted, and its exit code.
+pub(crate) fn check(world: &World, name: &str, version: &str) -> (i32, Vec<String>) {
+    let began = Instant::now();
+    let checked = world.coffer(["instance", "check", name, version, "-o", "json"]);
+    println!("check of {name} for {version}: {:?}\n{}", began.elapsed(), checked.stdout);
+    let cell = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    let line = |f: &Value| format!("{} {} {}", cell(f, "severity"), cell(f, "id"), cell(f, "object"));
+    let found = checked.json();
+    let mut lines: Vec<_> = found.as_array().unwrap_or_else(|| panic!("{checked:?}")).iter().map(line).collect();
+    lines.sort();
+    (checked.code, lines)
 }
 
 /// What an instance holds: questions and their answers.

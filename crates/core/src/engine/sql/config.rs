@@ -30,6 +30,11 @@ pub fn is_internal(user: &str) -> bool {
     [AGENT, PROBE, "mariadb.sys", "mysql.infoschema", "mysql.session", "mysql.sys", "root"].contains(&user)
 }
 
+/// Whether an account is the tenant's, among them the `root` that may be enabled, at any host: the engine's own is at `localhost`.
+pub fn is_tenants(user: &str, host: &str) -> bool {
+    !is_internal(user) || (user == "root" && host == "%")
+}
+
 /// Databases that are the engine's own.
 pub const SYSTEM_DATABASES: &[&str] = &["information_schema", "mysql", "performance_schema", "sys"];
 

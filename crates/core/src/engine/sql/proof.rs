@@ -77,6 +77,9 @@ pub struct Holdings {
     pub objects: BTreeMap<String, String>,
     /// What each account may. A later version may add to it.
     pub privileges: Vec<String>,
+    /// Digests of the columns of all tables. Empty: there was no time.
+    #[serde(default)]
+    pub columns: BTreeMap<String, String>,
     /// Digests of what was read of single tables (`columns of shop.orders`, `keys of`, `rows of`), where that was in time.
     #[serde(default)]
     pub read: BTreeMap<String, String>,
@@ -92,7 +95,11 @@ impl Holdings {
     /// In a sentence: how much of it is compared.
     pub fn summary(&self) -> String {
         let tables = self.read.keys().filter(|what| what.starts_with(ROWS)).count();
-        let read = format!("{} objects, rows of {tables} tables", self.objects.len());
+        let columns = match self.columns.len() {
+            0 => String::new(),
+            all => format!(", columns of {all}"),
+        };
+        let read = format!("{} objects, rows of {tables} tables{columns}", self.objects.len());
         match self.late {
             0 => read,
             late => format!("{read}; there was no time to read {late} more"),
@@ -125,6 +132,11 @@ pub fn compare(before: &Holdings, after: &Holdings) -> Vec<Finding> {
     for object in after.objects.keys().filter(|object| !before.objects.contains_key(*object)) {
         differs("proof.extra", object, "it is there, and was not before".to_owned());
     }
+    for (table, was) in &before.columns {
+        if after.columns.get(table).is_some_and(|is| is != was) {
+            differs("proof.changed", &format!("{COLUMNS}{table}"), "they are not what they were".to_owned());
+        }
+    }
     for (what, was) in &before.read {
         match (after.read.get(what), after.broken.get(what)) {
             (Some(is), _) if is != was => differs("proof.changed", what, "they are not what they were".to_owned()),
@@ -152,6 +164,7 @@ mod tests {
         let before = Holdings {
             objects: map(&[("table a.b", "x"), ("view a.v", "y")]),
             privileges: vec!["u SELECT".to_owned()],
+            columns: map(&[("a.b", "1"), ("a.gone", "1")]),
             read: map(&[("rows of a.b", "1"), ("rows of a.late", "1"), ("rows of a.bad", "1")]),
             ..Holdings::default()
         };
@@ -159,6 +172,7 @@ mod tests {
         let after = Holdings {
             objects: map(&[("table a.b", "z"), ("table a.c", "")]),
             privileges: vec!["u INSERT".to_owned()],
+            columns: map(&[("a.b", "2")]),
             read: map(&[("rows of a.b", "2")]),
             broken: map(&[("rows of a.bad", "it is crashed")]),
             ..before.clone()
@@ -166,7 +180,15 @@ mod tests {
         let found: Vec<_> = compare(&before, &after).into_iter().map(|f| f.id).collect();
         assert_eq!(
             found,
-            ["proof.changed", "proof.missing", "proof.extra", "proof.changed", "proof.broken", "proof.privilege"]
+            [
+                "proof.changed",
+                "proof.missing",
+                "proof.extra",
+                "proof.changed",
+                "proof.changed",
+                "proof.broken",
+                "proof.privilege"
+            ]
         );
     }
 
