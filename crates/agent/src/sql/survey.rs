@@ -17,8 +17,9 @@ use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use tokio::time::Instant;
 
+use super::Client;
 use super::client::{Texts, text};
-use super::{Client, tables};
+use super::tables::{self, Known};
 use crate::site::{Error, Paths};
 
 /// How long all questions may take together.
@@ -34,6 +35,11 @@ const PLUGIN_DIRS: [&str; 3] = ["usr/lib/mysql/plugin", "usr/lib64/mysql/plugin"
 /// Locks that only a backup takes, or whoever does as it does.
 const BACKUP_LOCKS: &str = "'MDL_BACKUP_START','MDL_BACKUP_FLUSH','MDL_BACKUP_WAIT_FLUSH','MDL_BACKUP_WAIT_DDL',\
                             'MDL_BACKUP_WAIT_COMMIT','MDL_BACKUP_FTWRL1','MDL_BACKUP_FTWRL2'";
+/// Who has such a lock of MySQL: that of `LOCK INSTANCE FOR BACKUP`, or the one that keeps everybody from writing. Without its
+/// performance schema it shows none.
+const MYSQL_BACKUPS: &str = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_time \
+                             FROM performance_schema.metadata_locks l JOIN performance_schema.threads t ON t.thread_id = l.owner_thread_id \
+                             WHERE l.object_type IN ('BACKUP LOCK', 'GLOBAL') AND l.lock_type = 'SHARED' AND l.lock_status = 'GRANTED'";
 
 impl Client {
     /// Everything that speaks against an upgrade. `root` is the target's engine root, where it is here. A connection that was used for this
@@ -91,39 +97,49 @@ impl Survey<'_> {
         self.definers().await?;
         self.views().await?;
         self.columns(changes).await?;
-        tables::look(paths, &mut self.facts)?;
+        let files = tables::list(paths)?;
+        let known = self.known().await?;
+        tables::look(&files, known.as_ref(), paths, &mut self.facts)?;
         Ok(self.facts)
     }
 
     /// The rows that a question gives, as far as time and [`ROWS`] allow; what is cut off is noted under `what`. The question ends where
     /// a `LIMIT` can follow, but for those that take none.
     async fn ask(&mut self, what: &str, sql: &str) -> Result<Vec<Texts>, Error> {
+        let limited = match sql.starts_with("SELECT") {
+            true => format!("{sql} LIMIT {}", ROWS + 1),
+            false => sql.to_owned(),
+        };
+        let mut rows = self.ask_all(what, &limited).await?.unwrap_or_default();
+        if rows.len() > ROWS {
+            self.missed(what, format!("only the first {ROWS} were looked at"));
+            rows.truncate(ROWS);
+        }
+        Ok(rows)
+    }
+
+    /// All rows, as far as time allows; `None`, and noted, where there is no answer.
+    async fn ask_all(&mut self, what: &str, sql: &str) -> Result<Option<Vec<Texts>>, Error> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             self.missed(what, LATE);
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let what_for = "a question of the checks";
         let answered = match sql.starts_with("SELECT") {
-            true => self.client.rows_within(what_for, &format!("{sql} LIMIT {}", ROWS + 1), left).await,
+            true => self.client.rows_within(what_for, sql, left).await,
             false => self.client.rows(what_for, sql).await,
         };
         match answered {
-            Ok(mut rows) => {
-                if rows.len() > ROWS {
-                    self.missed(what, format!("only the first {ROWS} were looked at"));
-                    rows.truncate(ROWS);
-                }
-                Ok(rows)
-            }
+            Ok(rows) => Ok(Some(rows)),
             Err(Error::Refused { reason, .. }) => {
                 self.missed(what, reason);
-                Ok(Vec::new())
+                Ok(None)
             }
             // The engine gave up the question, and the connection is good.
             Err(Error::Late { within, .. }) if within.is_zero() => {
                 self.missed(what, LATE);
-                Ok(Vec::new())
+                Ok(None)
             }
             Err(e) => Err(e),
         }
@@ -144,6 +160,10 @@ impl Survey<'_> {
         let plugins = self.ask("plugins", sql).await?;
         let library = |row: &Texts| row.get(1).and_then(Option::as_ref).map(|_| text(row, 1));
         self.facts.plugins = plugins.iter().map(|row| (text(row, 0), library(row))).collect();
+        if self.is_mysql {
+            let components = self.ask("components", "SELECT component_urn FROM mysql.component").await?;
+            self.facts.components = firsts(&components);
+        }
         Ok(())
     }
 
@@ -152,7 +172,7 @@ impl Survey<'_> {
         let sql = format!(
             "SELECT p.id, p.user, IF(p.command = 'Query', p.time, 0) AS spent, \
              IFNULL(TIMESTAMPDIFF(SECOND, t.trx_started, NOW()), 0) AS open, CASE \
-             WHEN p.info REGEXP '^[[:space:]]*(BACKUP[[:space:]]+STAGE|FLUSH[[:space:]]+TABLES)' THEN 'backup' \
+             WHEN p.info REGEXP '^[[:space:]]*(BACKUP[[:space:]]+STAGE|FLUSH[[:space:]]+TABLES|LOCK[[:space:]]+INSTANCE|CLONE[[:space:]])' THEN 'backup' \
              WHEN p.info REGEXP '^[[:space:]]*(ALTER[[:space:]].*TABLE|OPTIMIZE|REPAIR|CREATE[[:space:]].*INDEX|DROP[[:space:]]+INDEX)' \
              THEN 'definition' ELSE '' END AS kind FROM information_schema.processlist p \
              LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id \
@@ -170,11 +190,14 @@ impl Survey<'_> {
             self.facts.busy.push(Busy { connection: text(&row, 0), user: text(&row, 1), what, seconds });
         }
         // A backup that waits between two statements is seen by its locks, where the engine shows them.
-        if self.facts.plugins.contains_key("METADATA_LOCK_INFO") {
-            let sql = format!(
-                "SELECT DISTINCT l.thread_id, p.user, p.time FROM information_schema.metadata_lock_info l \
-                 JOIN information_schema.processlist p ON p.id = l.thread_id WHERE l.lock_mode IN ({BACKUP_LOCKS})"
-            );
+        if self.is_mysql || self.facts.plugins.contains_key("METADATA_LOCK_INFO") {
+            let sql = match self.is_mysql {
+                true => MYSQL_BACKUPS.to_owned(),
+                false => format!(
+                    "SELECT DISTINCT l.thread_id, p.user, p.time FROM information_schema.metadata_lock_info l \
+                     JOIN information_schema.processlist p ON p.id = l.thread_id WHERE l.lock_mode IN ({BACKUP_LOCKS})"
+                ),
+            };
             for row in self.ask("locks of backups", &sql).await? {
                 let connection = text(&row, 0);
                 self.facts.busy.retain(|busy| busy.connection != connection);
@@ -201,7 +224,10 @@ impl Survey<'_> {
 
     async fn accounts(&mut self) -> Result<(), Error> {
         let sql = match self.is_mysql {
-            true => "SELECT CONCAT(user, '@', host), plugin FROM mysql.user WHERE plugin <> 'caching_sha2_password'",
+            true => {
+                "SELECT CONCAT(user, '@', host), CONCAT_WS(',', plugin, JSON_EXTRACT(user_attributes, '$.multi_factor_authentication[*].plugin')) AS by_ \
+                 FROM mysql.user HAVING by_ <> 'caching_sha2_password'"
+            }
             false => {
                 "SELECT CONCAT(user, '@', host), CONCAT_WS(',', JSON_VALUE(priv, '$.plugin'), JSON_EXTRACT(priv, '$.auth_or[*].plugin')) AS by_ \
                  FROM mysql.global_priv HAVING by_ NOT IN ('', 'mysql_native_password', 'unix_socket')"
@@ -300,6 +326,9 @@ impl Survey<'_> {
                     .await?;
             }
         }
+        if let Some(words) = list(&changes.words).filter(|_| self.is_mysql) {
+            self.parameters(&words).await?;
+        }
         if let Some(gone) = pattern(changes.gone_plugins.iter()) {
             let object = "CONCAT('view ', table_schema, '.', table_name)";
             let which = format!("view_definition REGEXP {gone} AND {}", ours("table_schema"));
@@ -317,6 +346,25 @@ impl Survey<'_> {
                 self.missed(&object, format!("only its first {} KiB were looked at", TEXT >> 10));
             }
             self.facts.programs.push(Program { object, modes: text(&row, 1), text: text(&row, 2) });
+        }
+        Ok(())
+    }
+
+    /// Routines of MySQL whose parameters have one of these names: whether in quotes, only their whole text tells.
+    async fn parameters(&mut self, words: &str) -> Result<(), Error> {
+        let sql = format!(
+            "SELECT DISTINCT routine_type, specific_schema, specific_name FROM information_schema.parameters \
+             WHERE UPPER(parameter_name) IN ({words}) AND {}",
+            ours("specific_schema")
+        );
+        for row in self.ask("parameters of routines", &sql).await? {
+            let (kind, schema, name) = (text(&row, 0), text(&row, 1), text(&row, 2));
+            let object = format!("{} {schema}.{name}", kind.to_lowercase());
+            let sql = format!("SHOW CREATE {kind} {}.{}", identifier(&schema), identifier(&name));
+            for row in self.ask(&object, &sql).await? {
+                self.facts.programs.retain(|program| program.object != object);
+                self.facts.programs.push(Program { object: object.clone(), modes: text(&row, 1), text: text(&row, 2) });
+            }
         }
         Ok(())
     }
@@ -404,6 +452,21 @@ impl Survey<'_> {
             });
         }
         Ok(())
+    }
+
+    /// What MySQL says that it has: its definitions are in no files of their own.
+    async fn known(&mut self) -> Result<Option<Known>, Error> {
+        if !self.is_mysql {
+            return Ok(None);
+        }
+        let files = "SELECT path FROM information_schema.innodb_datafiles WHERE path LIKE './%'";
+        let tables = "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables";
+        let (files, tables) =
+            (self.ask_all("files of tables", files).await?, self.ask_all("names of tables", tables).await?);
+        Ok(files.zip(tables).map(|(files, tables)| Known {
+            files: firsts(&files).iter().filter_map(|path| path.strip_prefix("./")).map(str::to_owned).collect(),
+            tables: firsts(&tables).into_iter().collect(),
+        }))
     }
 }
 

@@ -12,22 +12,52 @@ const SHARE_BLOCKS: [i64; 2] = [0x5846_5342, 0x9123_683E];
 /// How many files are named.
 const NAMED: usize = 100;
 
-/// Adds what files say: room, the size of tables that are named already, what belongs to nobody. Reads directories only.
-pub(super) fn look(paths: &Paths, facts: &mut Facts) -> Result<(), Error> {
-    let files = site::list(&paths.data, |_| Some(Kind::Other))?;
-    // MySQL keeps definitions elsewhere and has none.
+/// Endings of files that hold a table, each by itself.
+const HOLD_TABLES: [&str; 6] = ["ibd", "MYD", "MYI", "CSV", "CSM", "ARZ"];
+
+/// What an engine without files of definitions says that it has.
+pub(super) struct Known {
+    /// Files of InnoDB, from the data directory on.
+    pub files: BTreeSet<String>,
+    /// Tables, `shop.orders`.
+    pub tables: BTreeSet<String>,
+}
+
+impl Known {
+    /// Whether it knows the table that this file holds, as far as its name can be read.
+    fn has(&self, path: &Path, table: &str, ending: &str) -> bool {
+        match ending {
+            "ibd" => self.files.contains(&*path.to_string_lossy()),
+            // What is left of a sign that was not decoded.
+            _ => table.contains('@') || self.tables.contains(table),
+        }
+    }
+}
+
+/// The files of the data directory.
+pub(super) fn list(paths: &Paths) -> Result<Vec<site::File>, Error> {
+    Ok(site::list(&paths.data, |_| Some(Kind::Other))?)
+}
+
+/// Adds what these files say: room, the size of tables that are named already, what belongs to nobody. What the engine knows is
+/// asked after they were listed, where it is asked: what was made meanwhile is not among them, and what was dropped is gone.
+pub(super) fn look(files: &[site::File], known: Option<&Known>, paths: &Paths, facts: &mut Facts) -> Result<(), Error> {
     let mut definitions = BTreeSet::new();
-    for file in &files {
+    for file in files {
         facts.data_bytes += file.size;
         if let Some((table, "frm")) = parts(&file.path) {
             definitions.insert(table);
         }
     }
-    for file in &files {
+    for file in files {
         let Some((table, ending)) = parts(&file.path) else { continue };
         // What an engine makes for an ALTER has such a name while it runs, and nobody can run one for as long as the checks say so.
         let lacks_definition = ending == "ibd" && !definitions.contains(&table) && !is_auxiliary(&table);
-        let is_orphan = table.contains("#sql-") || (lacks_definition && !definitions.is_empty());
+        let is_unknown = match known {
+            Some(known) => HOLD_TABLES.contains(&ending) && !known.has(&file.path, &table, ending),
+            None => lacks_definition && !definitions.is_empty(),
+        };
+        let is_orphan = table.contains("#sql-") || is_unknown && paths.data.join(&file.path).exists();
         if is_orphan && facts.orphans.len() < NAMED {
             facts.orphans.push(file.path.display().to_string());
         }

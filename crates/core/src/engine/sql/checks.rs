@@ -242,6 +242,14 @@ impl Checks<'_> {
                 found.push(self.error("plugin", format!("plugin {plugin}"), message, remedy));
             }
         }
+        for component in &self.facts.components {
+            // Those that are elsewhere than among the plugins are nothing that is known here.
+            let Some(name) = component.strip_prefix("file://") else { continue };
+            if !self.is_there(name, Some(&format!("{name}.so"))) {
+                let message = format!("it is loaded at each start, and {} does not have it", self.target());
+                found.push(self.error("plugin", format!("component {name}"), message, "UNINSTALL COMPONENT"));
+            }
+        }
         for (engine, table) in &self.facts.engines {
             if engine.is_empty() {
                 let remedy = "repair or drop it: nobody can say whether the target reads it";

@@ -148,6 +148,9 @@ fn what_the_target_lacks_is_found_with_who_needs_it() {
     assert_eq!(gone, ["E mariadb.plugin plugin ed25519", "E mariadb.auth user eve@%"]);
     assert_eq!(found(|f| drop(f.engines.insert(String::new(), "shop.x".into()))), ["W mariadb.engine table shop.x"]);
     assert_eq!(found(|f| f.target_libraries = None), ["W mariadb.unchecked plugins"]);
+    let component = |name: &str| found(|f| f.components = vec![name.to_owned()]);
+    assert_eq!(component("file://ha_archive"), [""; 0]);
+    assert_eq!(component("file://component_x"), ["E mariadb.plugin component component_x"]);
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub struct Facts {
     pub accounts: Vec<Account>,
     /// The plugins that are loaded, with their libraries; none where they are part of the server.
     pub plugins: BTreeMap<String, Option<String>>,
+    /// The components that MySQL loads at its start: `file://component_validate_password`.
+    pub components: Vec<String>,
     /// Libraries of plugins that the target has; `None` where its image is not here.
     pub target_libraries: Option<BTreeSet<String>>,
     /// Storage engines that hold tables of the tenant, with one such table each. Without a name: the table cannot be opened.
