@@ -223,7 +223,12 @@ fn a_lock_is_given_back_though_another_child_is_being_started() {
             while !done.load(Ordering::Relaxed) {
                 let mut slow = Command::new("true");
                 // SAFETY: the closure makes system calls only, and takes no lock and no memory.
-                unsafe { slow.pre_exec(|| Ok((0..2_000).for_each(|_| std::thread::yield_now()))) };
+                unsafe {
+                    slow.pre_exec(|| {
+                        (0..2_000).for_each(|_| std::thread::yield_now());
+                        Ok(())
+                    })
+                };
                 assert!(slow.status().unwrap().success());
             }
         });
