@@ -19,7 +19,7 @@ const REMOVED: &str = include_str!("../../core/tests/settings/removed.cnf");
 
 /// What the running engine says that a setting is.
 fn value(world: &World, instance: &Instance, datastore: &str, name: &str) -> String {
-    if datastore == "mariadb" {
+    if ["mariadb", "mysql"].contains(&datastore) {
         let address = SocketAddr::new(instance.address.ip(), 3306);
         let mut sql = Sql::open(address, "admin", &instance.password).unwrap_or_else(|e| panic!("{e}"));
         return sql.ask(&format!("SELECT @@GLOBAL.{name}")).unwrap().remove(0);
@@ -61,8 +61,9 @@ fn live(case: &Case) {
         return;
     }
     let (datastore, _) = case.version.split_once('/').unwrap();
+    let version = &format!("{datastore}/{}", world.number(case.version));
     let ((live, [default, first, second]), (restart, [before, after])) = (case.live, case.restart);
-    let instance = world.create("w", case.version, &[]);
+    let instance = world.create("w", version, &[]);
     let is = |name: &str| value(&world, &instance, datastore, name);
     // After a start measures of it are in force for a moment, which change how data is kept.
     let settles = |of_live: &str, of_restart: &str| {
@@ -70,7 +71,7 @@ fn live(case: &Case) {
     };
     let engine = world.engine_pid(&instance.id);
     assert_eq!((is(live), is(restart)), (default.to_owned(), before.to_owned()));
-    group(&world, case.version, &[(live, first), (restart, after)]);
+    group(&world, version, &[(live, first), (restart, after)]);
 
     let said = run(&world, "configuration attach w cache");
     assert!(said.contains(&format!("w needs a restart for {restart}: coffer instance restart w")), "{said}");
@@ -89,7 +90,7 @@ fn live(case: &Case) {
     run(&world, "instance restart w --wait");
     settles(first, after);
     assert_eq!(shown(&world, &instance, "status"), "ACTIVE");
-    run(&world, &format!("instance upgrade w {} --wait", case.version));
+    run(&world, &format!("instance upgrade w {version} --wait"));
 
     let engine = world.engine_pid(&instance.id);
     let set = |value: &str| world.coffer(["configuration", "set", "cache", &format!("{live}={value}")]).ok().stdout;
@@ -146,49 +147,75 @@ fn mariadb_takes_live_what_it_can_and_the_rest_at_its_next_restart() {
 }
 
 #[test]
+fn mysql_takes_live_what_it_can_and_the_rest_at_its_next_restart() {
+    live(&Case {
+        version: "mysql/9.7",
+        live: ("max_connections", ["256", "300", "301"]),
+        restart: ("innodb_ft_min_token_size", ["3", "4"]),
+    });
+}
+
+/// An instance is given these settings, each with what it is to show, and a switch of its optimizer, which shows all of them.
+fn every_kind_of_value(world: &World, version: &str, cases: &[(&str, &str, &str)], (off, on): (&str, &str)) {
+    let (datastore, _) = version.split_once('/').unwrap();
+    let version = &format!("{datastore}/{}", world.number(version));
+    let name = version.replace(['/', '.'], "-");
+    let instance = world.create(&name, version, &[]);
+    let is = |name: &str| value(world, &instance, datastore, name);
+    let switch = is("optimizer_switch");
+    assert!(switch.contains(off), "{switch}");
+    let before: Vec<_> = cases.iter().map(|(name, _, _)| is(name)).collect();
+    let mut all: Vec<_> = cases.iter().map(|(name, value, _)| (*name, *value)).collect();
+    all.push(("optimizer_switch", on));
+    let made = group(world, version, &all);
+    let id = text(&made["id"]);
+    world.coffer(["configuration", "attach", &name, &id]).ok();
+    for (setting, _, expected) in cases {
+        assert_eq!(is(setting), *expected, "{version} {setting}");
+    }
+    assert_eq!(is("optimizer_switch"), switch.replace(off, on), "{version}");
+    assert_eq!(shown(world, &instance, "status"), "ACTIVE", "{version}");
+    // What was told is what a file says.
+    world.coffer(["instance", "restart", &name, "--wait"]).ok();
+    for (setting, _, expected) in cases {
+        assert_eq!(is(setting), *expected, "{version} {setting}, after a restart");
+    }
+    world.coffer(["configuration", "detach", &name]).ok();
+    for ((setting, _, _), before) in cases.iter().zip(before) {
+        assert_eq!(is(setting), before, "{version} {setting}, without the group");
+    }
+    assert_eq!(is("optimizer_switch"), switch, "{version}");
+    world.coffer(["configuration", "delete", &id]).ok();
+}
+
+/// What both take alike.
+const KINDS: [(&str, &str, &str); 7] = [
+    ("tmp_table_size", "1M", "1048576"),
+    ("slow_query_log", "ON", "1"),
+    ("long_query_time", "2.5", "2.500000"),
+    ("sql_mode", "ANSI_QUOTES,NO_ZERO_DATE", "ANSI_QUOTES,NO_ZERO_DATE"),
+    ("init_connect", "SET @a = 'it''s'", "SET @a = 'it''s'"),
+    ("innodb_buffer_pool_size", "128M", "134217728"),
+    ("log_output", "TABLE", "TABLE"),
+];
+
+#[test]
 fn mariadb_is_told_every_kind_of_value_in_the_words_of_a_statement() {
     let Some(world) = World::start() else { return };
+    let cases = [&KINDS[..], &[("binlog_format", "2", "ROW"), ("event_scheduler", "ON", "ON")]].concat();
     for version in ["mariadb/10.5.23", "mariadb/10.11.19", "mariadb/11.8"] {
-        if !world.has_image(version) {
-            continue;
+        if world.has_image(version) {
+            every_kind_of_value(&world, version, &cases, ("mrr=off", "mrr=on"));
         }
-        let name = version.replace(['/', '.'], "-");
-        let instance = world.create(&name, version, &[]);
-        let is = |name: &str| value(&world, &instance, "mariadb", name);
-        let switch = is("optimizer_switch");
-        let cases = [
-            ("tmp_table_size", "1M", "1048576"),
-            ("slow_query_log", "ON", "1"),
-            ("long_query_time", "2.5", "2.500000"),
-            ("sql_mode", "ANSI_QUOTES,NO_ZERO_DATE", "ANSI_QUOTES,NO_ZERO_DATE"),
-            ("binlog_format", "2", "ROW"),
-            ("init_connect", "SET @a = 'it''s'", "SET @a = 'it''s'"),
-            ("event_scheduler", "ON", "ON"),
-            ("innodb_buffer_pool_size", "128M", "134217728"),
-            ("log_output", "TABLE", "TABLE"),
-        ];
-        let before: Vec<_> = cases.iter().map(|(name, _, _)| is(name)).collect();
-        let mut all: Vec<_> = cases.iter().map(|(name, value, _)| (*name, *value)).collect();
-        all.push(("optimizer_switch", "mrr=on"));
-        let made = group(&world, version, &all);
-        let id = text(&made["id"]);
-        world.coffer(["configuration", "attach", &name, &id]).ok();
-        for (setting, _, expected) in cases {
-            assert_eq!(is(setting), expected, "{version} {setting}");
-        }
-        assert_eq!(is("optimizer_switch"), switch.replace("mrr=off", "mrr=on"), "{version}");
-        assert_eq!(shown(&world, &instance, "status"), "ACTIVE", "{version}");
-        // What was told is what a file says.
-        world.coffer(["instance", "restart", &name, "--wait"]).ok();
-        for (setting, _, expected) in cases {
-            assert_eq!(is(setting), expected, "{version} {setting}, after a restart");
-        }
-        world.coffer(["configuration", "detach", &name]).ok();
-        for ((setting, _, _), before) in cases.iter().zip(before) {
-            assert_eq!(is(setting), before, "{version} {setting}, without the group");
-        }
-        assert_eq!(is("optimizer_switch"), switch, "{version}");
-        world.coffer(["configuration", "delete", &id]).ok();
+    }
+}
+
+#[test]
+fn mysql_is_told_every_kind_of_value_in_the_words_of_a_statement() {
+    let Some(world) = World::start() else { return };
+    let cases = [&KINDS[..], &[("binlog_row_image", "1", "NOBLOB"), ("event_scheduler", "OFF", "OFF")]].concat();
+    if world.has_image("mysql/9.7") {
+        every_kind_of_value(&world, "mysql/9.7", &cases, ("batched_key_access=off", "batched_key_access=on"));
     }
 }
 

@@ -89,9 +89,7 @@ pub(crate) fn with_images(world: World, versions: &[&str]) -> Option<(World, Str
     if !versions.iter().all(|version| world.has_image(&format!("mysql/{version}"))) {
         return None;
     }
-    let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
-    let release = list.as_array().unwrap().iter().find(|r| r["Datastore"] == "mysql" && r["Version"] == NEW).unwrap();
-    let number = release["Number"].as_str().unwrap().to_owned();
+    let number = world.number(&format!("mysql/{NEW}"));
     Some((world, number))
 }
 

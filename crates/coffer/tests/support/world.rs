@@ -313,6 +313,15 @@ impl World {
         Instance { id: text(&created["id"]), address: SocketAddr::from((address, 6379)), password }
     }
 
+    /// The number of what the catalogue has under this name: `mysql/9.7`.
+    pub(crate) fn number(&self, version: &str) -> String {
+        let (datastore, name) = version.split_once('/').expect("a datastore and a version");
+        let list = self.coffer(["engine", "list", "-o", "json"]).ok().json();
+        let releases = list.as_array().expect("a list");
+        let release = releases.iter().find(|r| r["Datastore"] == datastore && r["Version"] == name);
+        text(&release.unwrap_or_else(|| panic!("no {version} in the catalogue"))["Number"])
+    }
+
     /// Whether there is an image of this version, which may be `valkey/8.1.1`. Says so loudly where there is none.
     pub(crate) fn has_image(&self, version: &str) -> bool {
         let (datastore, name) = version.split_once('/').unwrap_or(("redis", version));

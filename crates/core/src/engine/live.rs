@@ -145,6 +145,8 @@ mod tests {
             ("mariadb 10.11.19", "sort_buffer_size", Some("1M"), None, "DEFAULT".to_owned(), "1048576".to_owned()),
             ("mariadb 10.11.19", "slow_query_log", None, Some("ON"), hex("ON"), "DEFAULT".to_owned()),
             ("mariadb 10.11.19", "optimizer_switch", None, Some("mrr=on"), hex("default,mrr=on"), "DEFAULT".to_owned()),
+            ("mysql 9.7.4", "event_scheduler", Some("OFF"), None, hex("ON"), hex("OFF")),
+            ("mariadb 10.11.19", "event_scheduler", Some("ON"), None, hex("OFF"), hex("ON")),
             ("mariadb 10.11.19", "binlog_format", Some("1"), Some("ROW"), hex("ROW"), "1".to_owned()),
         ] {
             let pair = |value: Option<&'static str>| value.map(|value| (name, value)).into_iter().collect::<Vec<_>>();

@@ -121,6 +121,10 @@ pub fn render(spec: &EngineSpec) -> String {
 
 /// What an engine is told of one setting; `None` where its own default holds.
 pub fn told(spec: &EngineSpec, name: &str) -> Option<String> {
+    if name == "event_scheduler" {
+        // The file has it off for the start alone.
+        return Some(if runs_events(spec) { "ON" } else { "OFF" }.to_owned());
+    }
     settings(spec).into_iter().rev().find(|(told, _)| told == name).map(|(_, value)| value)
 }
 
