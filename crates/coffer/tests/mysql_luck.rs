@@ -87,7 +87,7 @@ fn no_acknowledged_write_is_lost_over_upgrades_and_upgrades_that_fail() {
     let rounds: usize = std::env::var("COFFER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
     let Some((world, new)) = world(SLOW, &[OLD, NEW]) else { return };
     for round in 1..=rounds {
-        let instance = world.create("w", &format!("mysql/{OLD}"), &[]);
+        let instance = world.create_of(["3", "1"], "w", &format!("mysql/{OLD}"), &[]);
         connect(&instance).run("CREATE DATABASE shop");
         let writers = Writers::start(&instance);
         writers.wait_for_more();
