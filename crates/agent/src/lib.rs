@@ -65,13 +65,13 @@ async fn serve(volume: &Path) -> Result<(), Error> {
     let state = file.load()?;
     tracing::info!(instance = %identity.instance, generation = state.generation.0, "agent started");
 
-    let (desired_in, desired) = watch::channel(None);
+    let (desired_in, desired) = watch::channel(link::Wanted::new());
     let (acks_in, acks) = mpsc::unbounded_channel();
     let (report_in, report) = watch::channel(first_report(&state));
+    let link = link::Link { identity: identity.into(), desired: desired_in, report, acks: acks_in };
     let mut supervisor = Supervisor::new(host, state, file, report_in, desired, acks);
     tokio::select! {
-        () = link::follow_desired(&identity, &desired_in) => Ok(()),
-        () = link::tell(&identity, report, acks_in) => Ok(()),
+        () = link::follow_servers(link) => Ok(()),
         end = supervisor.run() => end,
         _ = terminate.recv() => {
             tracing::info!("agent ends, its engine goes on");

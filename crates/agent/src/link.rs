@@ -1,8 +1,15 @@
-//! The agent's link to its control plane: asks what to run, tells what it sees, over HTTP on a unix socket.
+//! The agent's links to its control plane: asks what to run, tells what it sees, over HTTP on a unix socket.
+//!
+//! Each server of this host has a socket, and the agent a link to each: so whichever server decides something, it is heard
+//! at once, and whichever dies is not missed. What they say is the same, since it is derived from one store; that one of them is
+//! late does no harm, as nothing is done twice.
 //!
 //! The link never stands in the way of the instance: it runs beside the supervisor, tries again for ever with a pause
 //! that grows, and loses nothing, because what was not acknowledged is told again.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use coffer_wire::agent::{
@@ -14,6 +21,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 /// The shortest and the longest pause before an attempt to reach the control plane again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -33,21 +41,77 @@ enum Error {
     Body(String),
 }
 
+/// How often it is looked for other servers.
+const LOOK_FOR_SERVERS: Duration = Duration::from_secs(2);
+
+/// What all links share.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) identity: Rc<Identity>,
+    /// What each server wants, by its socket.
+    pub(crate) desired: watch::Sender<Wanted>,
+    pub(crate) report: watch::Receiver<Report>,
+    pub(crate) acks: mpsc::UnboundedSender<Ack>,
+}
+
+/// What each server wants, by its socket.
+pub(crate) type Wanted = BTreeMap<PathBuf, Desired>;
+
+/// Has a link to every server there is, for ever. One whose socket goes is gone.
+pub(crate) async fn follow_servers(link: Link) {
+    let mut links: BTreeMap<PathBuf, AbortHandle> = BTreeMap::new();
+    loop {
+        let sockets = sockets(Path::new(&link.identity.server_socket));
+        links.retain(|socket, running| {
+            let stays = sockets.contains(socket);
+            if !stays {
+                running.abort();
+                link.desired.send_if_modified(|wanted| wanted.remove(socket).is_some());
+            }
+            stays
+        });
+        for socket in sockets {
+            links.entry(socket).or_insert_with_key(|socket| {
+                let (link, socket) = (link.clone(), socket.clone());
+                let both = async move { tokio::join!(follow_desired(&link, &socket), tell(&link, &socket)) };
+                tokio::task::spawn_local(both).abort_handle()
+            });
+        }
+        tokio::time::sleep(LOOK_FOR_SERVERS).await;
+    }
+}
+
+/// The sockets beside the one that the identity names: `agents.sock`, `agents-b.sock`. That one always, since it may come.
+fn sockets(named: &Path) -> BTreeSet<PathBuf> {
+    let beside = named.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    let is_socket = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("agents-") && name.ends_with(".sock")
+    };
+    let mut all: BTreeSet<_> = beside.map(|entry| entry.path()).filter(is_socket).collect();
+    all.insert(named.to_owned());
+    all
+}
+
 /// Asks for the desired state for ever, and hands on each that is new.
-pub(crate) async fn follow_desired(identity: &Identity, desired: &watch::Sender<Option<Desired>>) {
+async fn follow_desired(link: &Link, socket: &Path) {
     let mut pause = PAUSE.0;
     loop {
         // Revision 0 is never handed out, so a new agent is answered at once.
-        let revision = desired.borrow().as_ref().map_or(0, |d| d.revision);
-        match ask(identity, revision).await {
+        let revision = link.desired.borrow().get(socket).map_or(0, |d| d.revision);
+        match ask(&link.identity, socket, revision).await {
             Ok(answer) => {
                 pause = PAUSE.0;
                 if let Some(answer) = answer {
-                    desired.send_replace(Some(answer));
+                    link.desired.send_modify(|wanted| drop(wanted.insert(socket.to_owned(), answer)));
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "control plane not reached");
+                tracing::debug!(%error, ?socket, "control plane not reached");
+                if matches!(error, Error::Connect(_)) {
+                    // It is gone, and nobody can take back what it wanted.
+                    link.desired.send_if_modified(|wanted| wanted.remove(socket).is_some());
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
             }
@@ -56,16 +120,17 @@ pub(crate) async fn follow_desired(identity: &Identity, desired: &watch::Sender<
 }
 
 /// Tells every change of `report`, and the same again at intervals, and hands on what was acknowledged.
-pub(crate) async fn tell(identity: &Identity, mut report: watch::Receiver<Report>, acks: mpsc::UnboundedSender<Ack>) {
+async fn tell(link: &Link, socket: &Path) {
+    let mut report = link.report.clone();
     let mut pause = PAUSE.0;
     loop {
         let current = report.borrow_and_update().clone();
-        match send(identity, &current).await {
+        match send(&link.identity, socket, &current).await {
             Ok(ack) => {
                 pause = PAUSE.0;
                 if !(ack.results.is_empty() && ack.events_until.is_none()) {
                     // The supervisor ends only with the process.
-                    let _ = acks.send(ack);
+                    let _ = link.acks.send(ack);
                 }
                 let interval = Duration::from_secs(REPORT_SECONDS);
                 if let Ok(Err(_)) = tokio::time::timeout(interval, report.changed()).await {
@@ -81,10 +146,11 @@ pub(crate) async fn tell(identity: &Identity, mut report: watch::Receiver<Report
     }
 }
 
-async fn ask(identity: &Identity, revision: u64) -> Result<Option<Desired>, Error> {
+async fn ask(identity: &Identity, socket: &Path, revision: u64) -> Result<Option<Desired>, Error> {
     let limit = Duration::from_secs(POLL_SECONDS + 10);
     let path = desired_path(identity.instance, revision);
-    let (status, body) = tokio::time::timeout(limit, exchange(identity, Method::GET, &path, Vec::new())).await??;
+    let (status, body) =
+        tokio::time::timeout(limit, exchange(identity, socket, Method::GET, &path, Vec::new())).await??;
     match status {
         StatusCode::OK => Ok(Some(parse(&body)?)),
         StatusCode::NO_CONTENT => Ok(None),
@@ -92,11 +158,11 @@ async fn ask(identity: &Identity, revision: u64) -> Result<Option<Desired>, Erro
     }
 }
 
-async fn send(identity: &Identity, report: &Report) -> Result<Ack, Error> {
+async fn send(identity: &Identity, socket: &Path, report: &Report) -> Result<Ack, Error> {
     let limit = Duration::from_secs(10);
     let body = serde_json::to_vec(report).map_err(|e| Error::Body(e.to_string()))?;
     let path = report_path(identity.instance);
-    let (status, body) = tokio::time::timeout(limit, exchange(identity, Method::POST, &path, body)).await??;
+    let (status, body) = tokio::time::timeout(limit, exchange(identity, socket, Method::POST, &path, body)).await??;
     match status {
         StatusCode::OK => parse(&body),
         other => Err(Error::Status(other)),
@@ -110,11 +176,12 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 /// One request on a connection of its own: on a unix socket that costs less than keeping one alive.
 async fn exchange(
     identity: &Identity,
+    socket: &Path,
     method: Method,
     path: &str,
     body: Vec<u8>,
 ) -> Result<(StatusCode, Bytes), Error> {
-    let stream = UnixStream::connect(&identity.server_socket).await.map_err(Error::Connect)?;
+    let stream = UnixStream::connect(socket).await.map_err(Error::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = Request::builder()

@@ -21,13 +21,14 @@ use coffer_core::id::{Generation, TaskId};
 use coffer_core::instance::{Engine, Observed};
 use coffer_core::spec::EngineSpec;
 use coffer_core::task::{Learned, Order, Outcome, Task, TaskResult};
-use coffer_wire::agent::{Ack, AgentEvent, Desired, Report, Running};
+use coffer_wire::agent::{Ack, AgentEvent, Report, Running};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::driver::{self, Client, Settled};
 use crate::engine::EngineHost;
+use crate::link::Wanted;
 use crate::sandbox::Exit;
 use crate::site::{self, Exposure, PreImage};
 use crate::state::{Durability, State, StateFile};
@@ -63,7 +64,7 @@ pub(crate) struct Supervisor {
     pub(crate) state: State,
     file: StateFile,
     report: watch::Sender<Report>,
-    desired: watch::Receiver<Option<Desired>>,
+    desired: watch::Receiver<Wanted>,
     acks: mpsc::UnboundedReceiver<Ack>,
     done: (mpsc::UnboundedSender<TaskResult>, mpsc::UnboundedReceiver<TaskResult>),
     /// The task that runs beside the engine.
@@ -87,7 +88,7 @@ impl Supervisor {
         state: State,
         file: StateFile,
         report: watch::Sender<Report>,
-        desired: watch::Receiver<Option<Desired>>,
+        desired: watch::Receiver<Wanted>,
         acks: mpsc::UnboundedReceiver<Ack>,
     ) -> Self {
         Self {
@@ -275,11 +276,13 @@ impl Supervisor {
 
     /// Takes what is desired: what to run, if it is newer, and the first task that is not known yet.
     fn take_desired(&mut self) -> Result<(), crate::Error> {
-        let Some(desired) = self.desired.borrow_and_update().clone() else { return Ok(()) };
+        let wanted: Vec<_> = self.desired.borrow_and_update().values().cloned().collect();
+        // Of servers that do not agree, one is late: it knows of an earlier generation.
+        let Some(desired) = wanted.iter().max_by_key(|desired| desired.generation) else { return Ok(()) };
         self.keep_preimages = Duration::from_secs(desired.keep_preimage_seconds);
         if desired.generation > self.state.generation
             && self.state.engine.is_none()
-            && let Some(engine) = desired.engine
+            && let Some(engine) = desired.engine.clone()
         {
             self.state.generation = desired.generation;
             self.state.engine = Some(engine);
@@ -289,7 +292,8 @@ impl Supervisor {
         if self.beside.is_some() {
             return Ok(());
         }
-        let Some(order) = desired.tasks.into_iter().find(|order| !self.state.knows(&order.id)) else { return Ok(()) };
+        let mut orders = wanted.into_iter().flat_map(|desired| desired.tasks);
+        let Some(order) = orders.find(|order| !self.state.knows(&order.id)) else { return Ok(()) };
         let decided = match &order.task {
             Task::Section(section) => Some(section.generation),
             Task::Configure { generation, .. } => Some(*generation),

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use coffer_server::ServerName;
+use coffer_store::{NotAUrl, PostgresUrl};
 use jiff::SignedDuration;
 
 use crate::cli_accounts::{Database, Root, User};
@@ -44,6 +46,9 @@ pub(crate) enum Command {
     /// Looks at the host as the user who runs it, changes nothing, and needs no server. Run it as the user who runs `coffer serve`.
     #[command(after_help = "Example:\n  coffer doctor")]
     Doctor,
+    /// Have everything that is written down in another store.
+    #[command(subcommand)]
+    Store(Store),
     /// Have engine images on this machine.
     #[command(subcommand)]
     Engine(Engine),
@@ -82,12 +87,53 @@ pub(crate) struct Serve {
     /// Where everything is kept: the store, engine images, instances, credentials.
     #[arg(long, value_name = "DIR", env = "COFFER_DATA")]
     pub data: PathBuf,
+    /// Where the store is, if not in DIR: a database of PostgreSQL, which several servers share. Its password comes from
+    /// `~/.pgpass`. Said once, it is DIR's from then on.
+    #[arg(long, value_name = "postgres://USER@HOST/DATABASE", env = "COFFER_STORE")]
+    pub store: Option<PostgresUrl>,
+    /// What this server is called among those that share the store and run on this machine, each with the same DIR.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub name: ServerName,
     /// Where the API is served; overrides the configuration.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
     /// The configuration, in TOML.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Store {
+    /// Move the store of a data directory into PostgreSQL, which several servers can share, or back into a file.
+    ///
+    /// No server may run on the directory meanwhile; engines and agents go on. All of it is copied, or nothing; where it was
+    /// copied from stays as it is.
+    #[command(after_help = "Example:
+  coffer store move --data /var/lib/coffer --to postgres://coffer@db.example.org/coffer
+  coffer store move --data /var/lib/coffer --to file")]
+    Move {
+        /// The data directory of the servers.
+        #[arg(long, value_name = "DIR", env = "COFFER_DATA")]
+        data: PathBuf,
+        /// An empty database of PostgreSQL, whose password comes from `~/.pgpass`; or `file`, for DIR/coffer.db.
+        #[arg(long, value_name = "postgres://USER@HOST/DATABASE|file")]
+        to: StoreKind,
+    },
+}
+
+/// Where a store is to be moved.
+#[derive(Clone, Debug)]
+pub(crate) enum StoreKind {
+    File,
+    Postgres(PostgresUrl),
+}
+
+impl std::str::FromStr for StoreKind {
+    type Err = NotAUrl;
+
+    fn from_str(text: &str) -> Result<Self, NotAUrl> {
+        if text == "file" { Ok(Self::File) } else { text.parse().map(Self::Postgres) }
+    }
 }
 
 /// Where the engine images of this machine are.

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor};
-use crate::command::{Session, accounts, agent, configuration, doctor, engine, instance, offer, serve};
+use crate::command::{Session, accounts, agent, configuration, doctor, engine, instance, offer, serve, store};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -60,6 +60,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         match command {
             Command::Serve(_) => Ok(()),
             Command::Doctor => doctor::run(common.output),
+            Command::Store(command) => store::run(common.output, command).await,
             Command::Engine(command) => engine::run(common.output, command).await,
             Command::Datastore(Datastore::List) => offer::list_datastores(&Session::open(&common).await?).await,
             Command::Datastore(Datastore::Version(DatastoreVersion::List { datastore })) => {

@@ -3,7 +3,7 @@
 //! A unix socket that only the server's own user can reach, in a directory that only that user can enter. Even so every
 //! request proves with a token whose agent it is, because engines of tenants run on the same machine.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use coffer_core::finding::Cause;
-use coffer_core::id::InstanceId;
+use coffer_core::id::{InstanceId, TaskId};
 use coffer_core::task::Task;
 use coffer_wire::agent::{Ack, BODY_LIMIT, Desired, POLL_SECONDS, Report};
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
 use crate::app::App;
+use crate::contact::Contact;
+use crate::directory::Directory;
 use crate::ending::Ending;
 use crate::runner::step::{operation_of, order_of};
 
@@ -33,11 +35,6 @@ const WRITE_SECONDS: i64 = 30;
 
 /// The event of an engine that ended by itself and was started again.
 const ENGINE_DIED: &str = "engine.died";
-
-/// Where agents of this host find the server.
-pub(crate) fn socket_path(data: &Path) -> PathBuf {
-    data.join("run/agents.sock")
-}
 
 /// Listens on the agents' socket. What a former server left there is removed; whoever calls this knows that none runs.
 pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
@@ -60,16 +57,17 @@ pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
 #[derive(Clone)]
 struct Endpoint {
     app: Arc<App>,
+    directory: Arc<Directory>,
     ending: Ending,
 }
 
 /// The routes of the agent protocol.
-pub(crate) fn router(app: Arc<App>, ending: Ending) -> Router {
+pub(crate) fn router(app: Arc<App>, directory: Arc<Directory>, ending: Ending) -> Router {
     Router::new()
         .route("/agent/v1/instances/{id}/desired", get(desired))
         .route("/agent/v1/instances/{id}/report", post(report))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Endpoint { app, ending })
+        .with_state(Endpoint { app, directory, ending })
 }
 
 #[derive(Deserialize)]
@@ -211,7 +209,10 @@ impl Endpoint {
             }
             contact.wake_runner(id);
         }
-        Ok(Some(Ack { results: results.into_iter().map(|r| r.id).collect(), events_until }))
+        // The answer to another server's question is for that one to take, unless it is gone.
+        let is_others = |id: &TaskId| Contact::asker(id).is_some_and(|asker| self.directory.has_another(&asker));
+        let taken = results.into_iter().map(|r| r.id).filter(|id| !is_others(id)).collect();
+        Ok(Some(Ack { results: taken, events_until }))
     }
 }
 

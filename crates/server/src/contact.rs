@@ -13,9 +13,15 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use crate::directory::ServerName;
+
+/// What the ids of questions begin with; the name of the server that asks is next.
+const QUESTION: &str = "question";
+
 /// Contact with all agents.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Contact {
+    server: ServerName,
     lines: Mutex<HashMap<InstanceId, Line>>,
     /// Rung when an operation of one of the instances in `workable` may have become workable.
     runner: Notify,
@@ -55,6 +61,11 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Contact {
+    /// Of the server of that name.
+    pub(crate) fn new(server: ServerName) -> Self {
+        Self { server, lines: Mutex::default(), runner: Notify::new(), workable: Mutex::default() }
+    }
+
     fn line<T>(&self, instance: InstanceId, f: impl FnOnce(&mut Line) -> T) -> T {
         f(self.lines().entry(instance).or_default())
     }
@@ -79,6 +90,11 @@ impl Contact {
     /// Wakes the agent's long poll.
     pub(crate) fn wake_agent(&self, instance: InstanceId) {
         self.line(instance, |line| line.bell.notify_waiters());
+    }
+
+    /// Wakes the long polls of all agents.
+    pub(crate) fn wake_all_agents(&self) {
+        self.lines().values().for_each(|line| line.bell.notify_waiters());
     }
 
     /// What is rung to wake the agent's long poll.
@@ -135,7 +151,7 @@ impl Contact {
     /// Asks an agent for something that belongs to no operation.
     pub(crate) fn ask(&self, instance: InstanceId, task: Task) -> Asked<'_> {
         let (sender, answer) = oneshot::channel();
-        let id = TaskId(format!("question-{}", Uuid::new_v4()));
+        let id = TaskId(format!("{QUESTION}/{}/{}", self.server, Uuid::new_v4()));
         let order = Order { id: id.clone(), task };
         self.line(instance, |line| {
             line.questions.push(Question { order, answer: sender });
@@ -147,6 +163,11 @@ impl Contact {
     /// What the agent is asked outside of operations.
     pub(crate) fn questions(&self, instance: InstanceId) -> Vec<Order> {
         self.line(instance, |line| line.questions.iter().map(|q| q.order.clone()).collect())
+    }
+
+    /// Which server has asked this; `None` where it was no question.
+    pub(crate) fn asker(task: &TaskId) -> Option<ServerName> {
+        task.0.strip_prefix(QUESTION)?.strip_prefix('/')?.split_once('/')?.0.parse().ok()
     }
 
     /// Gives an answer to whoever asked. False when nobody did.

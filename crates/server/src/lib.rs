@@ -8,6 +8,7 @@ mod catalogue;
 pub mod clock;
 pub mod config;
 mod contact;
+mod directory;
 mod ending;
 pub mod http;
 pub mod identity;
@@ -17,5 +18,6 @@ mod runner;
 mod server;
 
 pub use catalogue::{CatalogueSeed, datastore_id, version_id};
+pub use directory::{BadServerName, Directory, Error as DirectoryError, ServerName, store_file, store_of};
 pub use ending::{End, Ending, ending};
 pub use server::{Error, Server, Setup};

@@ -1,19 +1,18 @@
 //! The server as a whole: what is opened, in which order, and how it ends.
 //!
-//! One server per data directory: it holds a lock on it for life. Ending, by request or by force, touches no instance.
+//! Servers that share a store work side by side and know nothing of each other but by what is written there: each works
+//! off whatever nobody has claimed. Ending, by request or by force, touches no instance.
 
-use std::fs::TryLockError;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use coffer_provider::Provider;
-use coffer_store::Store;
+use coffer_store::{Listener, Location, News, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::agents;
 use crate::app::App;
@@ -21,6 +20,7 @@ use crate::catalogue::{Catalogue, CatalogueSeed};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::contact::Contact;
+use crate::directory::{self, Directory, ServerName};
 use crate::ending::{End, Ending, ending};
 use crate::http::Shared;
 use crate::identity::{self, Identity};
@@ -30,11 +30,16 @@ use crate::runner::{Host, Runner};
 
 /// How long requests and steps that have begun may take when the server is to end.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// The pause before it is tried again to hear what other servers write.
+const DEAF: Duration = Duration::from_secs(1);
 
 /// What a server is made of.
 pub struct Setup {
     /// Where everything is kept. Made if it is not there.
     pub data: PathBuf,
+    pub store: Location,
+    /// What it is called among those that share a store.
+    pub name: ServerName,
     pub config: Config,
     /// The catalogue of datastore versions.
     pub versions: Vec<CatalogueSeed>,
@@ -50,14 +55,14 @@ pub struct Server {
     end: End,
     tasks: JoinSet<()>,
     /// Held for life.
-    _lock: fs_err::File,
+    _directory: Arc<Directory>,
 }
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("another server runs on {}; hint: stop it, or choose another directory with --data", .0.display())]
-    AlreadyRuns(PathBuf),
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
     #[error("cannot listen on {address}: {source}; hint: choose another address with --listen")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
@@ -73,22 +78,19 @@ pub enum Error {
 impl Server {
     /// Opens everything and begins to serve. What operations were doing when the last server ended goes on.
     pub async fn start(setup: Setup) -> Result<Self, Error> {
-        let Setup { data, mut config, versions, provider, clock } = setup;
-        if !data.exists() {
-            fs_err::create_dir_all(&data)?;
-            // Engines run as users of their own and have to get to their roots and volumes through it.
-            fs_err::set_permissions(&data, std::fs::Permissions::from_mode(0o711))?;
-        }
-        let lock = lock(&data)?;
+        let Setup { data, store: location, name, mut config, versions, provider, clock } = setup;
+        let directory = Arc::new(Directory::take(&data, &location, &name)?);
         let listen = |source| Error::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         config.listen = listener.local_addr()?;
         let address = config.listen;
 
         let key = Key::ensure(&data.join("key"))?;
-        let store = Store::open(&data.join("coffer.db")).await?;
-        // The lock says that whoever claimed them is gone.
-        store.release_all().await?;
+        let store = Store::open(&location).await?;
+        if !location.is_shared() {
+            // The lock on the directory says that whoever claimed them is gone.
+            store.release_all().await?;
+        }
         let catalogue = Catalogue::seed(&store, versions).await?;
         identity::ensure_first_users(&store, &data, &config.public_url(), &config.region).await?;
         let identity = Arc::new(Identity::new(store.clone(), clock.clone(), config.token_hours));
@@ -97,13 +99,13 @@ impl Server {
             config: Arc::new(config),
             store,
             catalogue: Arc::new(catalogue),
-            contact: Arc::new(Contact::default()),
+            contact: Arc::new(Contact::new(name.clone())),
             key: Arc::new(key),
             clock,
             metrics: Arc::clone(&metrics),
         });
 
-        let socket = agents::socket_path(&data);
+        let socket = directory.agents_socket();
         let agent_listener = agents::listen(&socket)?;
         let host = Host {
             server_socket: fs_err::canonicalize(&socket)?.display().to_string(),
@@ -113,13 +115,16 @@ impl Server {
         };
         let (end, ending) = ending();
         let mut tasks = JoinSet::new();
-        let agents = agents::router(Arc::clone(&app), ending.clone());
+        if location.is_shared() {
+            tasks.spawn(follow_news(Arc::clone(&app), location, ending.clone()));
+        }
+        let agents = agents::router(Arc::clone(&app), Arc::clone(&directory), ending.clone());
         tasks.spawn(serve_agents(agent_listener, agents, ending.clone()));
         tasks.spawn(Arc::new(Runner::new(Arc::clone(&app), provider, host)).run(ending.clone()));
         let shared = Shared { app: Arc::clone(&app), identity, metrics };
         tasks.spawn(crate::http::serve(listener, crate::http::router(shared), ending));
-        info!(%address, data = %data.display(), "coffer serves");
-        Ok(Self { app, address, end, tasks, _lock: lock })
+        info!(%address, data = %data.display(), %name, "coffer serves");
+        Ok(Self { app, address, end, tasks, _directory: directory })
     }
 
     /// Where the API is served.
@@ -150,12 +155,45 @@ async fn serve_agents(listener: tokio::net::UnixListener, router: axum::Router, 
     let _ = axum::serve(listener, router).with_graceful_shutdown(ended).await;
 }
 
-fn lock(data: &Path) -> Result<fs_err::File, Error> {
-    let file = fs_err::OpenOptions::new().write(true).create(true).truncate(false).open(data.join("lock"))?;
-    match file.file().try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::AlreadyRuns(data.to_owned())),
-        Err(TryLockError::Error(e)) => Err(e.into()),
+/// Passes on what other servers write, to whom it may concern here. For as long as nothing can be heard, everybody finds
+/// out by looking, a second or a long poll later.
+async fn follow_news(app: Arc<App>, location: Location, mut ending: Ending) {
+    let hear = async {
+        loop {
+            match Listener::open(&location).await {
+                Ok(Some(mut listener)) => {
+                    // What was missed before.
+                    pass_on(&app, News::Anything).await;
+                    while let Some(news) = heard(listener.next().await) {
+                        pass_on(&app, news).await;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => warn!(%error, "nothing is heard of what other servers write"),
+            }
+            tokio::time::sleep(DEAF).await;
+        }
+    };
+    tokio::select! {
+        () = ending.begun() => {}
+        () = hear => {}
+    }
+}
+
+fn heard(news: Result<News, coffer_store::Error>) -> Option<News> {
+    news.inspect_err(|error| warn!(%error, "nothing is heard of what other servers write")).ok()
+}
+
+async fn pass_on(app: &App, news: News) {
+    if let News::Instance(instance) = news {
+        app.contact.wake_runner(instance);
+        return app.contact.wake_agent(instance);
+    }
+    if let Err(error) = app.catalogue.reload(&app.store).await {
+        error!(%error, "the catalogue cannot be read");
+    }
+    if news == News::Anything {
+        app.contact.wake_all_agents();
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::operation::operation_columns;
 use crate::row::{Columns, micros, to_json};
-use crate::{Error, Event, Store, Write};
+use crate::{Error, Event, News, Store, Write};
 
 /// What an agent is to run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,9 @@ impl Store {
             .execute(&mut *write.tx)
             .await?;
         }
+        if !results.is_empty() {
+            write.tell(News::Instance(id));
+        }
         for (operation, result) in results {
             sqlx::query(
                 "INSERT INTO task_results (operation_id, task_id, result) \
@@ -99,7 +102,7 @@ impl Store {
     /// being removed.
     pub async fn with_agents(&self) -> Result<Vec<InstanceId>, Error> {
         let rows = sqlx::query(
-            "SELECT i.id, i.built, o.phase FROM instances i \
+            "SELECT i.id, CAST(i.built AS INTEGER), o.phase FROM instances i \
              LEFT JOIN operations o ON o.instance_id = i.id AND o.is_open \
              WHERE i.deleted_at IS NULL AND (i.built AND (o.kind IS NULL OR o.kind <> $1) OR o.kind = $2)",
         )
@@ -110,7 +113,7 @@ impl Store {
         let mut ids = Vec::with_capacity(rows.len());
         for row in &rows {
             let mut c = Columns::of(row, "instance");
-            let (id, built): (InstanceId, bool) = (c.parse()?, c.get()?);
+            let (id, built): (InstanceId, bool) = (c.parse()?, c.truth()?);
             // The place is the first step of a creation; on the way back it may be gone at any moment.
             if built || matches!(c.json_optional()?, Some(Phase::Forward { at: 1.., .. })) {
                 ids.push(id);
@@ -130,7 +133,8 @@ impl Write {
         .bind(instance.to_string())
         .bind(micros(event.at))
         .bind(&event.id)
-        .bind(&event.message)
+        // What an engine said last may hold anything, and PostgreSQL takes no text with this.
+        .bind(event.message.replace('\0', "\u{fffd}"))
         .execute(&mut *self.tx)
         .await?;
         Ok(())

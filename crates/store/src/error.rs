@@ -15,6 +15,9 @@ pub enum Error {
     /// What is written down cannot be understood: it is damaged, or by a newer Coffer.
     #[error("{table} {id} cannot be read: {why}; hint: was it written by a newer coffer?")]
     Unreadable { table: &'static str, id: String, why: String },
+    /// What is to be copied would be mixed with what is there.
+    #[error("the store {0} is not empty; hint: name an empty database, or a directory without coffer.db")]
+    NotEmpty(String),
     /// Its file cannot be opened.
     #[error(transparent)]
     File(#[from] std::io::Error),

@@ -2,6 +2,8 @@
 //!
 //! Each column that the database hands over is allocated in one thread and freed in another, and each row wakes one.
 //! For a page that cost more than all the rest. What is JSON in the store goes into the text as it is.
+//!
+//! The texts are SQLite's; [`Backend::sql`](crate::database::Backend::sql) makes them PostgreSQL's.
 
 use std::net::{AddrParseError, IpAddr};
 
@@ -20,8 +22,9 @@ use crate::row::{InstanceRow, OpenOperation, join_address};
 macro_rules! instance_json {
     () => {
         concat!(
-            "'[' || json_array(i.id, i.project_id, i.name, i.version_id, i.flavor, i.volume_gib, \
-                 json_array(i.network, i.address), i.generation, i.built, i.created_at, i.updated_at) || ',' || i.settings \
+            "'[' || CAST(json_array(i.id, i.project_id, i.name, i.version_id, i.flavor, i.volume_gib, \
+                 json_array(i.network, i.address), i.generation, CAST(i.built AS INTEGER), i.created_at, i.updated_at) AS TEXT) \
+                 || ',' || i.settings \
                  || ',' || i.own || ',' || COALESCE((SELECT ",
             $crate::group::group_json!(),
             " FROM configurations g WHERE g.id = i.group_id), 'null') || ',' || COALESCE(i.fault, 'null') || ']'"
@@ -37,7 +40,7 @@ macro_rules! select_shown {
             "SELECT '[' || ",
             instance_json!(),
             " || ',' || COALESCE(s.seen, 'null') || ',' || CASE WHEN o.id IS NULL THEN 'null' ELSE \
-                 '[' || json_array(o.id, o.kind, o.target, o.created_at, o.updated_at) || ',' || o.phase || ']' END \
+                 '[' || CAST(json_array(o.id, o.kind, o.target, o.created_at, o.updated_at) AS TEXT) || ',' || o.phase || ']' END \
                  || ']' AS shown \
              FROM instances i LEFT JOIN observed s ON s.instance_id = i.id \
              LEFT JOIN operations o ON o.instance_id = i.id AND o.is_open WHERE i.deleted_at IS NULL ",
@@ -74,7 +77,7 @@ struct Plain {
     volume_gib: u32,
     address: Address,
     generation: Generation,
-    /// SQLite has no other truth than 1.
+    /// SQLite has no other truth than 1, so it is that everywhere.
     built: u8,
     created_at: Micros,
     updated_at: Micros,

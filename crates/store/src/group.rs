@@ -5,7 +5,7 @@ use coffer_core::id::{GroupId, InstanceId, ProjectId, VersionId};
 use coffer_core::spec::Settings;
 use jiff::Timestamp;
 use serde::Deserialize;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::gathered::Micros;
 use crate::instance::project_of;
@@ -15,7 +15,7 @@ use crate::{Error, Scope, Store, Write};
 /// A group, as [`GatheredGroup`] reads it.
 macro_rules! group_json {
     () => {
-        "'[' || json_array(g.id, g.project_id, g.name, g.description, g.version_id, g.created_at, g.updated_at) \
+        "'[' || CAST(json_array(g.id, g.project_id, g.name, g.description, g.version_id, g.created_at, g.updated_at) AS TEXT) \
              || ',' || g.settings || ']'"
     };
 }
@@ -66,18 +66,19 @@ impl Store {
     /// At most `limit` groups with an id after `marker`, by ascending id.
     pub async fn groups(&self, scope: Scope<'_>, marker: &str, limit: u32) -> Result<Vec<Group>, Error> {
         // The cast is for the same reason as in `select_page`.
-        let rows = sqlx::query(select_groups!("AND g.id > $2 ORDER BY g.id LIMIT CAST($3 AS BIGINT)"))
-            .bind(project_of(scope))
-            .bind(marker)
-            .bind(i64::from(limit))
-            .fetch_all(&self.reader)
-            .await?;
+        let rows =
+            sqlx::query(self.backend.sql(select_groups!("AND g.id > $2 ORDER BY g.id LIMIT CAST($3 AS BIGINT)")))
+                .bind(project_of(scope))
+                .bind(marker)
+                .bind(i64::from(limit))
+                .fetch_all(&self.reader)
+                .await?;
         rows.iter().map(group).collect()
     }
 
     /// One group.
     pub async fn group(&self, scope: Scope<'_>, id: GroupId) -> Result<Option<Group>, Error> {
-        let rows = sqlx::query(select_groups!("AND g.id = $2"))
+        let rows = sqlx::query(self.backend.sql(select_groups!("AND g.id = $2")))
             .bind(project_of(scope))
             .bind(id.to_string())
             .fetch_all(&self.reader)
@@ -119,7 +120,7 @@ impl Store {
 impl Write {
     /// One group, as nobody else can change it while this transaction lasts.
     pub async fn group(&mut self, scope: Scope<'_>, id: GroupId) -> Result<Option<Group>, Error> {
-        let rows = sqlx::query(select_groups!("AND g.id = $2"))
+        let rows = sqlx::query(self.backend.sql(select_groups!("AND g.id = $2")))
             .bind(project_of(scope))
             .bind(id.to_string())
             .fetch_all(&mut *self.tx)
@@ -129,7 +130,7 @@ impl Write {
 
     /// All groups of a project.
     pub async fn groups(&mut self, project: &ProjectId) -> Result<Vec<Group>, Error> {
-        let rows = sqlx::query(select_groups!("ORDER BY g.created_at, g.id"))
+        let rows = sqlx::query(self.backend.sql(select_groups!("ORDER BY g.created_at, g.id")))
             .bind(&project.0)
             .fetch_all(&mut *self.tx)
             .await?;
@@ -201,7 +202,7 @@ impl Write {
     }
 }
 
-fn group(row: &SqliteRow) -> Result<Group, Error> {
+fn group(row: &AnyRow) -> Result<Group, Error> {
     let mut c = Columns::of(row, "configuration group");
     c.skip(1);
     c.json::<GatheredGroup>().map(Group::from)

@@ -2,7 +2,7 @@
 
 use coffer_core::id::ProjectId;
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::row::{Columns, micros};
 use crate::{Error, Store, Write};
@@ -188,12 +188,12 @@ impl Write {
     }
 }
 
-fn user(row: &SqliteRow) -> Result<User, Error> {
+fn user(row: &AnyRow) -> Result<User, Error> {
     let mut c = Columns::of(row, "user");
     Ok(User { id: c.get()?, name: c.get()?, password_hash: c.get()? })
 }
 
-fn project(row: &SqliteRow) -> Result<Project, Error> {
+fn project(row: &AnyRow) -> Result<Project, Error> {
     let mut c = Columns::of(row, "project");
     Ok(Project { id: ProjectId(c.get()?), name: c.get()? })
 }

@@ -6,8 +6,9 @@ use coffer_core::id::{InstanceId, ProjectId};
 use coffer_core::instance::{Instance, Kind, Operation};
 use coffer_core::operation::Phase;
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
+use sqlx::AnyConnection;
 
+use crate::database::Backend;
 use crate::gathered::{instance_json, page, select_page, select_shown};
 use crate::row::{Columns, join_address, micros, split_address, to_json};
 use crate::{Error, Event, InstanceRow, Scope, Store, Write};
@@ -24,11 +25,15 @@ impl Store {
     /// At most `limit` instances with an id after `marker`, by ascending id.
     pub async fn instances(&self, scope: Scope<'_>, marker: &str, limit: u32) -> Result<Vec<InstanceRow>, Error> {
         let query = match scope {
-            Scope::Project(project) => sqlx::query_scalar(select_page!("AND i.id > $1 AND i.project_id = $3"))
-                .bind(marker)
-                .bind(i64::from(limit))
-                .bind(&project.0),
-            Scope::Admin => sqlx::query_scalar(select_page!("AND i.id > $1")).bind(marker).bind(i64::from(limit)),
+            Scope::Project(project) => {
+                sqlx::query_scalar(self.backend.sql(select_page!("AND i.id > $1 AND i.project_id = $3")))
+                    .bind(marker)
+                    .bind(i64::from(limit))
+                    .bind(&project.0)
+            }
+            Scope::Admin => {
+                sqlx::query_scalar(self.backend.sql(select_page!("AND i.id > $1"))).bind(marker).bind(i64::from(limit))
+            }
         };
         let text: Option<String> = query.fetch_one(&self.reader).await?;
         page(&text.unwrap_or_default())
@@ -36,7 +41,7 @@ impl Store {
 
     /// One instance.
     pub async fn instance(&self, scope: Scope<'_>, id: InstanceId) -> Result<Option<InstanceRow>, Error> {
-        find(&mut *self.reader.acquire().await?, scope, id).await
+        find(&mut *self.reader.acquire().await?, self.backend, scope, id).await
     }
 
     /// What a project has.
@@ -48,7 +53,7 @@ impl Store {
     /// operation. Of all projects, because it names nobody.
     pub async fn instance_counts(&self) -> Result<Vec<(bool, Option<(Kind, Phase)>, u64)>, Error> {
         let rows = sqlx::query(
-            "SELECT o.kind, o.phase, i.built, COUNT(*) FROM instances i \
+            "SELECT o.kind, o.phase, CAST(i.built AS INTEGER), COUNT(*) FROM instances i \
              LEFT JOIN operations o ON o.instance_id = i.id AND o.is_open \
              WHERE i.deleted_at IS NULL GROUP BY o.kind, o.phase, i.built",
         )
@@ -62,7 +67,7 @@ impl Store {
             } else {
                 Some((c.kind()?, c.json()?))
             };
-            Ok((c.get()?, open, c.number()?))
+            Ok((c.truth()?, open, c.number()?))
         };
         rows.iter().map(counted).collect()
     }
@@ -122,7 +127,7 @@ impl Store {
 impl Write {
     /// One instance, as nobody else can change it while this transaction lasts.
     pub async fn instance(&mut self, scope: Scope<'_>, id: InstanceId) -> Result<Option<InstanceRow>, Error> {
-        find(&mut self.tx, scope, id).await
+        find(&mut self.tx, self.backend, scope, id).await
     }
 
     /// What a project has.
@@ -213,21 +218,23 @@ impl Write {
 }
 
 async fn find(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
+    backend: Backend,
     scope: Scope<'_>,
     id: InstanceId,
 ) -> Result<Option<InstanceRow>, Error> {
-    let text: Option<String> = sqlx::query_scalar(select_shown!("AND i.id = $1 AND ($2 IS NULL OR i.project_id = $2)"))
-        .bind(id.to_string())
-        .bind(project_of(scope))
-        .fetch_optional(connection)
-        .await?;
+    let text: Option<String> =
+        sqlx::query_scalar(backend.sql(select_shown!("AND i.id = $1 AND ($2 IS NULL OR i.project_id = $2)")))
+            .bind(id.to_string())
+            .bind(project_of(scope))
+            .fetch_optional(connection)
+            .await?;
     Ok(page(&text.unwrap_or_default())?.pop())
 }
 
-async fn count(connection: &mut SqliteConnection, project: &ProjectId) -> Result<InUse, Error> {
+async fn count(connection: &mut AnyConnection, project: &ProjectId) -> Result<InUse, Error> {
     let row = sqlx::query(
-        "SELECT COUNT(*), COALESCE(SUM(i.volume_gib), 0) FROM instances i \
+        "SELECT COUNT(*), CAST(COALESCE(SUM(i.volume_gib), 0) AS BIGINT) FROM instances i \
          WHERE i.deleted_at IS NULL AND i.project_id = $1",
     )
     .bind(&project.0)

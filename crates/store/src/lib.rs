@@ -5,32 +5,36 @@
 //! writes nothing.
 //!
 //! The SQL is one text for SQLite and PostgreSQL: `$1`, text ids, microseconds as BIGINT, JSON as TEXT, RETURNING,
-//! partial indexes; only what `gathered` has to do with JSON is SQLite's own. SQLite is what it runs on today: in WAL, with
-//! one connection that writes and a few that read.
+//! partial indexes. In both, one at a time writes and a few read: writes are short and each is flushed to disk, and a
+//! control plane whose transactions can be thought of one after another is worth more than some more of them.
 
 mod agent;
+mod database;
 mod error;
 mod gathered;
 mod group;
 mod identity;
 mod instance;
+mod moving;
+mod news;
 mod operation;
 mod row;
 mod version;
 
-use std::path::Path;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use coffer_core::id::ProjectId;
-use fs_err::os::unix::fs::OpenOptionsExt as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqlSafeStr};
+use sqlx::{Any, AnyPool, SqlSafeStr as _};
 
 pub use agent::{AgentRow, Desire};
+use database::Backend;
+pub use database::{Location, NotAUrl, PostgresUrl};
 pub use error::Error;
 pub use identity::{Project, Token, TokenOwner, User};
 pub use instance::InUse;
+pub use moving::Moved;
+pub use news::{Listener, News};
 pub use operation::{Change, Work};
 pub use row::{Event, InstanceRow, OpenOperation};
 
@@ -43,58 +47,39 @@ pub enum Scope<'a> {
     Admin,
 }
 
-/// How many connections read. They are as many as the server's threads, which have as much to do with what is read.
-const READERS: u32 = 2;
-/// How much of the file each connection keeps in memory. What it has not is in the kernel's cache.
-const CACHE_KIB: u32 = 512;
-/// How long a statement waits for a lock of another process, such as a backup's.
-const BUSY: Duration = Duration::from_secs(10);
-
 /// The store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    reader: SqlitePool,
-    writer: SqlitePool,
+    backend: Backend,
+    reader: AnyPool,
+    writer: AnyPool,
 }
 
 /// A transaction that writes, alone: nobody else writes until it ends. Dropped, it has never been.
 #[derive(Debug)]
 pub struct Write {
-    tx: sqlx::Transaction<'static, sqlx::Sqlite>,
+    backend: Backend,
+    tx: sqlx::Transaction<'static, Any>,
+    /// What others are told of it.
+    news: BTreeSet<News>,
 }
 
 impl Store {
-    /// Opens the store in that file, making it or bringing it to what this binary knows.
-    pub async fn open(path: &Path) -> Result<Self, Error> {
-        // Made here, for its owner alone; SQLite gives the files beside it the same mode.
-        fs_err::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            // What was answered with 202 has to be there after a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .pragma("cache_size", format!("-{CACHE_KIB}"))
-            .busy_timeout(BUSY)
-            .disable_statement_logging();
-        let pool = |size| {
-            // Connections to a file do not go stale: asking each time whether one is alive costs more than the query.
-            SqlitePoolOptions::new()
-                .max_connections(size)
-                .test_before_acquire(false)
-                .idle_timeout(None)
-                .max_lifetime(None)
-        };
-        let writer = pool(1).connect_with(options.clone()).await?;
+    /// Opens the store that is there, making it or bringing it to what this binary knows.
+    pub async fn open(location: &Location) -> Result<Self, Error> {
+        let writer = location.writer().await?;
         migrations().run(&writer).await?;
-        let reader = pool(READERS).connect_with(options.read_only(true)).await?;
-        Ok(Self { reader, writer })
+        let reader = location.reader().await?;
+        Ok(Self { backend: location.backend(), reader, writer })
     }
 
     /// Begins to write.
     pub async fn write(&self) -> Result<Write, Error> {
-        // IMMEDIATE, so that what is read in it is still true when it is written.
-        Ok(Write { tx: self.writer.begin_with("BEGIN IMMEDIATE").await? })
+        Ok(Write {
+            backend: self.backend,
+            tx: self.writer.begin_with(self.backend.begin()).await?,
+            news: BTreeSet::new(),
+        })
     }
 
     /// Waits for what is being written, then closes every connection.
@@ -106,7 +91,10 @@ impl Store {
 
 impl Write {
     /// Makes everything that was written true, at once.
-    pub async fn commit(self) -> Result<(), Error> {
+    pub async fn commit(mut self) -> Result<(), Error> {
+        if self.backend == Backend::Postgres {
+            self.send_news().await?;
+        }
         Ok(self.tx.commit().await?)
     }
 }

@@ -11,11 +11,11 @@ use coffer_core::instance::{Fault, Instance, Operation};
 use coffer_core::operation::Phase;
 use coffer_core::task::TaskResult;
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::gathered::instance_json;
 use crate::row::{Columns, micros, to_json};
-use crate::{Desire, Error, Store, Write};
+use crate::{Desire, Error, News, Store, Write};
 
 /// The columns of an operation, in the order in which `Columns::operation` reads them.
 macro_rules! operation_columns {
@@ -68,13 +68,14 @@ pub enum Change {
 impl Store {
     /// Everything that is open, with what agents answered, the oldest first. For the runner: it works for all projects.
     pub async fn open_operations(&self) -> Result<Vec<Work>, Error> {
-        let rows = sqlx::query(select_work!("ORDER BY o.created_at, o.id")).fetch_all(&self.reader).await?;
+        let rows =
+            sqlx::query(self.backend.sql(select_work!("ORDER BY o.created_at, o.id"))).fetch_all(&self.reader).await?;
         works(&rows)
     }
 
     /// The open operation of one instance, with what its agent answered.
     pub async fn open_operation(&self, instance: InstanceId) -> Result<Option<Work>, Error> {
-        let query = sqlx::query(select_work!("AND o.instance_id = $1")).bind(instance.to_string());
+        let query = sqlx::query(self.backend.sql(select_work!("AND o.instance_id = $1"))).bind(instance.to_string());
         Ok(works(&query.fetch_all(&self.reader).await?)?.pop())
     }
 
@@ -125,6 +126,7 @@ impl Store {
         if done.rows_affected() == 0 {
             return Err(Error::Fenced(operation.id));
         }
+        write.tell(News::Instance(operation.instance));
         sqlx::query("DELETE FROM task_results WHERE operation_id = $1")
             .bind(operation.id.to_string())
             .execute(&mut *write.tx)
@@ -192,7 +194,8 @@ impl Write {
         let written = sqlx::query(
             "INSERT INTO operations (id, instance_id, project_id, kind, target, group_id, plan, phase, is_open, epoch, \
                  lease_until, steps, findings, gap_us, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11, $12, NULL, $13, $14)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11, $12, NULL, $13, $14) \
+             ON CONFLICT (instance_id) WHERE is_open DO NOTHING",
         )
         .bind(operation.id.to_string())
         .bind(operation.instance.to_string())
@@ -209,21 +212,17 @@ impl Write {
         .bind(micros(operation.created_at))
         .bind(micros(operation.updated_at))
         .execute(&mut *self.tx)
-        .await;
-        match written {
-            Err(sqlx::Error::Database(e)) if e.is_unique_violation() => {
-                Err(self.open_kind(operation.instance).await?.unwrap_or_else(|| sqlx::Error::Database(e).into()))
-            }
-            written => written.map(|_| ()).map_err(Error::from),
-        }
+        .await?;
+        self.tell(News::Instance(operation.instance));
+        if written.rows_affected() == 0 { Err(self.busy(operation.instance).await?) } else { Ok(()) }
     }
 
-    async fn open_kind(&mut self, instance: InstanceId) -> Result<Option<Error>, Error> {
+    async fn busy(&mut self, instance: InstanceId) -> Result<Error, Error> {
         let row = sqlx::query("SELECT o.kind FROM operations o WHERE o.instance_id = $1 AND o.is_open")
             .bind(instance.to_string())
-            .fetch_optional(&mut *self.tx)
+            .fetch_one(&mut *self.tx)
             .await?;
-        row.map(|row| Ok(Error::Busy { instance, kind: Columns::of(&row, "operation").kind()? })).transpose()
+        Ok(Error::Busy { instance, kind: Columns::of(&row, "operation").kind()? })
     }
 
     /// Ends an operation that is stuck, because something else takes its place. Whoever still works on it is fenced.
@@ -312,7 +311,7 @@ impl Write {
     }
 }
 
-fn works(rows: &[SqliteRow]) -> Result<Vec<Work>, Error> {
+fn works(rows: &[AnyRow]) -> Result<Vec<Work>, Error> {
     let mut open: Vec<Work> = Vec::new();
     for row in rows {
         let mut c = Columns::of(row, "operation");

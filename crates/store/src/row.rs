@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::{Any, AnyRow};
 
 use crate::Error;
 use crate::gathered::Gathered;
@@ -45,13 +45,13 @@ pub struct Event {
 
 /// Reads the columns of a row from left to right, the first of which is its id.
 pub(crate) struct Columns<'r> {
-    row: &'r SqliteRow,
+    row: &'r AnyRow,
     table: &'static str,
     next: usize,
 }
 
 impl<'r> Columns<'r> {
-    pub(crate) fn of(row: &'r SqliteRow, table: &'static str) -> Self {
+    pub(crate) fn of(row: &'r AnyRow, table: &'static str) -> Self {
         Self { row, table, next: 0 }
     }
 
@@ -67,11 +67,16 @@ impl<'r> Columns<'r> {
 
     pub(crate) fn get<T>(&mut self) -> Result<T, Error>
     where
-        T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+        T: sqlx::Decode<'r, Any> + sqlx::Type<Any>,
     {
         let value = self.row.try_get(self.next)?;
         self.next += 1;
         Ok(value)
+    }
+
+    /// A truth that was cast to a number: columns of SQLite that say they are one cannot be read otherwise.
+    pub(crate) fn truth(&mut self) -> Result<bool, Error> {
+        Ok(self.get::<i64>()? != 0)
     }
 
     pub(crate) fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, Error> {

@@ -4,14 +4,17 @@ use coffer_core::datastore::{Number, Version};
 use coffer_core::id::{Digest, VersionId};
 
 use crate::row::{Columns, to_json};
-use crate::{Error, Store, Write};
+use crate::{Error, News, Store, Write};
 
 impl Store {
     /// All versions, in no particular order.
     pub async fn versions(&self) -> Result<Vec<Version>, Error> {
-        let rows = sqlx::query("SELECT id, datastore, name, number, image, active, is_default, sources FROM versions")
-            .fetch_all(&self.reader)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT id, datastore, name, number, image, CAST(active AS INTEGER), CAST(is_default AS INTEGER), sources \
+             FROM versions",
+        )
+        .fetch_all(&self.reader)
+        .await?;
         rows.iter()
             .map(|row| {
                 let mut c = Columns::of(row, "version");
@@ -21,8 +24,8 @@ impl Store {
                     name: c.get()?,
                     number: c.parse()?,
                     image: c.get::<Option<String>>()?.map(Digest),
-                    active: c.get()?,
-                    default: c.get()?,
+                    active: c.truth()?,
+                    default: c.truth()?,
                     sources: c.json()?,
                 })
             })
@@ -58,6 +61,7 @@ impl Write {
     /// Writes what an operator may change of a version, and takes the default away from the one that had it.
     /// False when another version of the datastore has that name; nothing is written then.
     pub async fn save_version(&mut self, version: &Version) -> Result<bool, Error> {
+        self.tell(News::Catalogue);
         if version.default {
             sqlx::query("UPDATE versions SET is_default = FALSE WHERE datastore = $1 AND is_default AND id <> $2")
                 .bind(version.datastore.name())
@@ -81,6 +85,7 @@ impl Write {
     /// Records which image was fetched for a version, and the number that its program says. The first one stays: what
     /// instances run must not change under them.
     pub async fn record_image(&mut self, version: VersionId, image: &Digest, number: Number) -> Result<(), Error> {
+        self.tell(News::Catalogue);
         sqlx::query("UPDATE versions SET image = $1, number = $2 WHERE id = $3 AND image IS NULL")
             .bind(&image.0)
             .bind(number.to_string())

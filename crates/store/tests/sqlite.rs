@@ -1,11 +1,12 @@
 //! The suite on SQLite, and what only SQLite has to prove.
 
+#[macro_use]
 mod suite;
 
 use std::time::Duration;
 
 use coffer_core::instance::Kind;
-use coffer_store::{Scope, Store};
+use coffer_store::{Location, Scope, Store};
 use coffer_testkit::fixture::Fixture;
 use sqlx::{Connection as _, SqliteConnection};
 
@@ -16,7 +17,7 @@ macro_rules! on_sqlite {
             #[tokio::test]
             async fn $name() {
                 let dir = tempfile::tempdir().expect("temporary directory");
-                let store = Store::open(&dir.path().join("coffer.db")).await.expect("new store");
+                let store = Store::open(&Location::File(dir.path().join("coffer.db"))).await.expect("new store");
                 suite::$name(&store).await;
                 store.close().await;
             }
@@ -24,37 +25,7 @@ macro_rules! on_sqlite {
     };
 }
 
-on_sqlite!(
-    a_claimant_that_was_fenced_writes_nothing,
-    a_deleted_instance_is_gone_and_gives_back_what_it_had,
-    a_deleted_instance_leaves_its_group,
-    a_group_is_read_as_it_was_written_by_its_project_alone,
-    a_migrated_group_is_made_once,
-    an_instance_has_the_group_that_the_end_of_an_operation_gave_it,
-    groups_come_in_pages_by_their_ids,
-    whoever_is_about_to_have_a_group_uses_it,
-    a_freed_address_is_given_again_as_late_as_possible,
-    a_lease_keeps_others_away_until_it_ends,
-    a_new_catalogue_leaves_alone_what_the_operator_changed,
-    a_page_ends_where_the_next_begins,
-    a_page_has_what_each_of_its_instances_has,
-    a_stuck_operation_makes_place_for_another,
-    a_token_comes_with_its_owner_and_roles_until_it_is_deleted,
-    addresses_of_ipv6_are_given_like_those_of_ipv4,
-    an_instance_has_one_open_operation_and_the_error_names_it,
-    another_projects_instance_does_not_exist,
-    answers_are_kept_once_and_used_up_by_the_next_save,
-    done_clears_the_fault_that_undone_has_set,
-    eight_claimants_make_one_claim,
-    one_version_is_the_default_and_names_are_unique,
-    the_first_image_of_a_version_stays,
-    a_series_is_named_by_the_number_of_its_image,
-    the_record_of_a_step_is_one_with_its_change,
-    two_instances_never_have_one_address,
-    what_clients_saw_is_kept_with_the_operation,
-    what_is_written_is_read_again_exactly,
-    who_is_to_have_an_agent_follows_from_the_record,
-);
+each_of_the_suite!(on_sqlite);
 
 #[tokio::test]
 async fn connections_do_not_wait_for_each_others_pages_and_allocations() {
@@ -70,7 +41,7 @@ async fn connections_do_not_wait_for_each_others_pages_and_allocations() {
 #[tokio::test]
 async fn a_read_does_not_wait_for_the_writer() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let store = Store::open(&dir.path().join("coffer.db")).await.expect("new store");
+    let store = Store::open(&Location::File(dir.path().join("coffer.db"))).await.expect("new store");
     let fixture = Fixture::serving();
     suite::insert(&store, &fixture.instance).await;
     let write = store.write().await.expect("the one writer");
@@ -86,7 +57,7 @@ async fn with_instance() -> (tempfile::TempDir, std::path::PathBuf, Fixture, Sto
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("coffer.db");
     let fixture = Fixture::serving();
-    let store = Store::open(&path).await.expect("new store");
+    let store = Store::open(&Location::File(path.clone())).await.expect("new store");
     suite::insert(&store, &fixture.instance).await;
     (dir, path, fixture, store)
 }
@@ -95,7 +66,7 @@ async fn with_instance() -> (tempfile::TempDir, std::path::PathBuf, Fixture, Sto
 async fn a_store_that_is_opened_again_has_everything_and_is_migrated_once() {
     let (_dir, path, fixture, store) = with_instance().await;
     store.close().await;
-    let store = Store::open(&path).await.expect("the same store");
+    let store = Store::open(&Location::File(path.clone())).await.expect("the same store");
     let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
     assert_eq!(row.instance, fixture.instance);
     store.close().await;
@@ -116,7 +87,7 @@ async fn an_address_from_before_ipv6_is_read_as_it_was_written() {
     assert_eq!(address, 0x7f14_0005, "127.20.0.5, as it always was");
     former.close().await.expect("closed");
 
-    let store = Store::open(&path).await.expect("the former store");
+    let store = Store::open(&Location::File(path.clone())).await.expect("the former store");
     let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
     assert_eq!(row.instance, fixture.instance);
     store.close().await;
@@ -133,7 +104,7 @@ async fn operations_from_before_clients_were_counted_are_read() {
         sqlx::query(back).execute(&mut before).await.expect("as it was before");
     }
     before.close().await.expect("closed");
-    let store = Store::open(&path).await.expect("the same store");
+    let store = Store::open(&Location::File(path.clone())).await.expect("the same store");
     let all = store.operations(Scope::Admin, fixture.instance.id).await.expect("query");
     assert_eq!(all, [operation]);
     store.close().await;
@@ -156,7 +127,7 @@ async fn instances_from_before_there_were_groups_were_given_what_they_run_with()
         sqlx::query(back).execute(&mut before).await.expect("as it was before");
     }
     before.close().await.expect("closed");
-    let store = Store::open(&path).await.expect("the same store");
+    let store = Store::open(&Location::File(path.clone())).await.expect("the same store");
     let row = store.instance(Scope::Admin, fixture.instance.id).await.expect("a row").expect("the instance");
     assert_eq!(row.instance, fixture.instance);
     assert_eq!(row.instance.own, row.instance.settings);
@@ -167,7 +138,7 @@ async fn instances_from_before_there_were_groups_were_given_what_they_run_with()
 async fn an_instance_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("coffer.db");
-    let store = Store::open(&path).await.expect("new store");
+    let store = Store::open(&Location::File(path.clone())).await.expect("new store");
     let [_, damaged, _] = [
         suite::insert_another(&store, 1, "ours").await,
         suite::insert_another(&store, 2, "ours").await,

@@ -13,7 +13,7 @@ use coffer_core::instance::{Engine, Instance, Kind, Observed, Operation};
 use coffer_core::operation::Phase;
 use coffer_core::plan::{Snapshot, plan_create};
 use coffer_core::task::{StepEnd, StepRecord};
-use coffer_store::Store;
+use coffer_store::{Location, Store};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -40,7 +40,7 @@ pub(crate) fn fill(data: &Path, project: &str, version: &str, count: u32) -> Res
 }
 
 async fn insert(file: &Path, project: &str, version: &str, count: u32) -> Result<Vec<String>> {
-    let store = Store::open(file).await?;
+    let store = Store::open(&Location::File(file.to_owned())).await?;
     let versions = store.versions().await?;
     let version = versions.iter().find(|v| v.datastore == Datastore::Redis && v.name == version);
     let version = version.with_context(|| format!("the catalogue has no redis {version:?}"))?;

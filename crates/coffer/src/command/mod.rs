@@ -10,6 +10,7 @@ pub(crate) mod instance;
 pub(crate) mod offer;
 pub(crate) mod plan;
 pub(crate) mod serve;
+pub(crate) mod store;
 
 use crate::cli::Common;
 use crate::clouds::{self, Cloud};

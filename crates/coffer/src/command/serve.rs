@@ -10,7 +10,8 @@ use coffer_image::{Catalogue, Release, Store};
 use coffer_provider::Local;
 use coffer_server::clock::Clock;
 use coffer_server::config::Config;
-use coffer_server::{CatalogueSeed, Server, Setup};
+use coffer_server::{CatalogueSeed, Server, Setup, store_of};
+use coffer_store::Location;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -61,6 +62,8 @@ pub(crate) fn run(format: Format, serve: &Serve) -> Result<(), Failure> {
         provider: Arc::new(Local::new(data.join("instances"), std::env::current_exe()?)),
         clock: Clock::system(),
         config,
+        store: location(serve, &data)?,
+        name: serve.name.clone(),
         data: data.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -84,6 +87,13 @@ pub(crate) fn run(format: Format, serve: &Serve) -> Result<(), Failure> {
         server.stop().await;
         Ok(())
     })
+}
+
+fn location(serve: &Serve, data: &Path) -> Result<Location, Failure> {
+    match &serve.store {
+        Some(url) => Ok(Location::Postgres(url.clone())),
+        None => store_of(data).map_err(Failure::other),
+    }
 }
 
 /// Says on standard error what `COFFER_LOG` asks for, such as `info,coffer_server=debug`; else everything from `info` on.

@@ -1,5 +1,6 @@
 //! What the tests of the whole program share.
 
+pub(crate) mod another;
 pub(crate) mod contents;
 pub(crate) mod dataset;
 pub(crate) mod faulty;

@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 
-use coffer_store::Store;
+use coffer_store::{Location, Store};
 use coffer_wire::trove::identity::Auth;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
@@ -22,7 +22,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let dir = TempDir::new().expect("a directory");
-        let store = Store::open(&dir.path().join("coffer.db")).await.expect("a store");
+        let store = Store::open(&Location::File(dir.path().join("coffer.db"))).await.expect("a store");
         ensure_first_users(&store, dir.path(), "http://127.0.0.1:8779", "RegionOne").await.expect("users");
         Self { dir, identity: Identity::new(store.clone(), Clock::system(), 1), store }
     }
@@ -83,7 +83,7 @@ async fn a_first_start_that_was_killed_before_the_renaming_is_finished_by_the_ne
 #[tokio::test]
 async fn a_clouds_file_of_another_store_is_never_overwritten() {
     let dir = TempDir::new().expect("a directory");
-    let store = Store::open(&dir.path().join("coffer.db")).await.expect("a store");
+    let store = Store::open(&Location::File(dir.path().join("coffer.db"))).await.expect("a store");
     fs_err::write(dir.path().join("clouds.yaml"), "mine").expect("a file");
     let refused = ensure_first_users(&store, dir.path(), "http://127.0.0.1:8779", "RegionOne").await;
     assert!(matches!(refused, Err(Error::Clouds(_))));

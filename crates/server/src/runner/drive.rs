@@ -19,8 +19,9 @@ use crate::metrics::End;
 
 use super::{ProviderFailure, Runner};
 
-/// How long a claim holds when its claimant says nothing. Every save says something.
-const LEASE: SignedDuration = SignedDuration::from_secs(60);
+/// How long a claim holds when its claimant says nothing. Every save says something. It is how long an operation stands
+/// still after the server that worked on it was killed; a step that takes longer may be taken twice, which steps are made for.
+const LEASE: SignedDuration = SignedDuration::from_secs(15);
 
 /// Why the work on an operation was broken off. It goes on with the next claim.
 #[derive(Debug, thiserror::Error)]

@@ -169,6 +169,8 @@ impl Runner {
         for instance in dead.into_iter().filter(|instance| wanted.contains(instance)) {
             let Some(_taken) = self.take(instance) else { continue };
             match self.with_provider(move |provider| provider.ensure_agent(instance)).await {
+                // Another server was faster.
+                Ok(Agent::Runs) => {}
                 Ok(_) => {
                     info!(%instance, "started the agent of an instance again");
                     let message = "the agent had ended and was started again; the engine was not touched".to_owned();

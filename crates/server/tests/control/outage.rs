@@ -3,8 +3,8 @@
 use coffer_core::engine::Policy;
 use coffer_core::instance::Status;
 use coffer_core::operation::Phase;
-use coffer_server::{Error, Server};
-use coffer_store::{Scope, Store};
+use coffer_server::{DirectoryError, Error, Server};
+use coffer_store::{Location, Scope, Store};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::agent::Act;
@@ -110,7 +110,7 @@ async fn a_runner_that_was_fenced_writes_nothing_more() {
     let id = setting.create("redis_test").await;
     let operation = setting.until_operation(id, |o| o.steps.iter().any(|s| s.name == "place")).await;
     // Somebody else who believes that the lease has ended takes the operation over, and is slow.
-    let store = Store::open(&setting.data.path().join("coffer.db")).await.expect("the same store");
+    let store = Store::open(&Location::File(setting.data.path().join("coffer.db"))).await.expect("the same store");
     let later = Timestamp::now() + SignedDuration::from_hours(1);
     let much_later = Timestamp::now() + SignedDuration::from_hours(2);
     let claimed = store.claim(operation.id, later, much_later).await.expect("query").expect("a claim");
@@ -134,7 +134,7 @@ async fn a_runner_that_was_fenced_writes_nothing_more() {
 async fn a_second_server_on_the_same_directory_is_refused() {
     let mut setting = Setting::new().await;
     let refused = Server::start(setting.setup()).await;
-    assert!(matches!(refused, Err(Error::AlreadyRuns(_))), "{:?}", refused.err());
+    assert!(matches!(refused, Err(Error::Directory(DirectoryError::AlreadyRuns { .. }))), "{:?}", refused.err());
     setting.stop().await;
     setting.start().await;
 }
@@ -145,7 +145,7 @@ async fn nothing_of_an_instance_changes_while_there_is_no_server() {
     let id = setting.serving("redis_test").await;
     let before = setting.app().instance(&member(), id).await.expect("the instance").instance;
     setting.stop().await;
-    let store = Store::open(&setting.data.path().join("coffer.db")).await.expect("the store");
+    let store = Store::open(&Location::File(setting.data.path().join("coffer.db"))).await.expect("the store");
     let row = store.instance(Scope::Admin, id).await.expect("query").expect("the instance");
     assert_eq!(row.instance, before);
     store.close().await;

@@ -13,7 +13,7 @@ use coffer_server::app::{App, InstanceView, NewInstance};
 use coffer_server::caller::{Caller, Role};
 use coffer_server::clock::Clock;
 use coffer_server::config::{AddressPool, Config};
-use coffer_server::{CatalogueSeed, Server, Setup};
+use coffer_server::{CatalogueSeed, Server, ServerName, Setup, store_file};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
@@ -61,6 +61,8 @@ impl Setting {
         config.listen.set_port(0);
         Setup {
             data: self.data.path().to_owned(),
+            store: store_file(self.data.path()),
+            name: ServerName::default(),
             config,
             versions: ["6.2.14", "7.0.15", "8.0.2"].map(version).into(),
             provider: Arc::<Places>::clone(&self.places),

@@ -15,8 +15,8 @@ use coffer_core::datastore::Datastore;
 use coffer_core::id::ProjectId;
 use coffer_server::clock::Clock;
 use coffer_server::config::Config;
-use coffer_server::{CatalogueSeed, Server, Setup};
-use coffer_store::{Project, Store, Token, User};
+use coffer_server::{CatalogueSeed, Server, ServerName, Setup, store_file};
+use coffer_store::{Location, Project, Store, Token, User};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -68,13 +68,15 @@ impl World {
         let held = Arc::clone(&places.held);
         let setup = Setup {
             data: dir.path().join("data"),
+            store: store_file(&dir.path().join("data")),
+            name: ServerName::default(),
             config,
             versions: versions(),
             provider: Arc::new(places),
             clock: Clock::system(),
         };
         let server = Server::start(setup).await.expect("a server");
-        let store = Store::open(&dir.path().join("data/coffer.db")).await.expect("the store");
+        let store = Store::open(&Location::File(dir.path().join("data/coffer.db"))).await.expect("the store");
         let address = server.address();
         let somebody = async |name: &str, project: &str, role: &str| {
             let (user, project) = (format!("{name:0>32}"), format!("{project:0>32}"));

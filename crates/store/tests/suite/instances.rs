@@ -28,10 +28,21 @@ pub(crate) async fn what_is_written_is_read_again_exactly(store: &Store) {
     assert_eq!(all, [operation]);
 }
 
+pub(crate) async fn an_event_may_say_anything(store: &Store) {
+    let fixture = Fixture::serving();
+    insert(store, &fixture.instance).await;
+    let said = Event { at: at(7), id: "engine.died".to_owned(), message: "its last words: \0\u{1}ä".to_owned() };
+    let kept = store.save_report(fixture.instance.id, None, &[], &[said.clone(), said]).await;
+    assert!(kept.expect("report"));
+    let events = store.events(Scope::Admin, fixture.instance.id, 10).await.expect("query");
+    let [event] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((event.at, event.message.as_str()), (at(7), "its last words: \u{fffd}\u{1}ä"));
+}
+
 pub(crate) async fn a_page_has_what_each_of_its_instances_has(store: &Store) {
     let mut fixture = Fixture::serving();
     // What JSON writes in a way of its own, and the largest and smallest of every number.
-    fixture.instance.name.push_str(" \"b\" \\ ] ',' \n \t \0 \u{1} \u{7f} \u{2028} ä 𝄞");
+    fixture.instance.name.push_str(" \"b\" \\ ] ',' \n \t \u{1} \u{7f} \u{2028} ä 𝄞");
     fixture.instance.settings.insert("save".to_owned(), "60 1\n\"\" [".to_owned());
     fixture.instance.volume_gib = u32::MAX;
     fixture.instance.address = std::net::Ipv4Addr::BROADCAST.into();

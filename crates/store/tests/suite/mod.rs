@@ -78,3 +78,41 @@ pub(crate) fn operation(instance: &Instance, kind: Kind) -> Operation {
         updated_at: at(100),
     }
 }
+
+/// Hands all names of the suite to a macro that makes tests of them.
+macro_rules! each_of_the_suite {
+    ($tests:ident) => {
+        $tests!(
+            a_claimant_that_was_fenced_writes_nothing,
+            a_deleted_instance_is_gone_and_gives_back_what_it_had,
+            a_deleted_instance_leaves_its_group,
+            a_freed_address_is_given_again_as_late_as_possible,
+            a_group_is_read_as_it_was_written_by_its_project_alone,
+            a_lease_keeps_others_away_until_it_ends,
+            a_migrated_group_is_made_once,
+            a_new_catalogue_leaves_alone_what_the_operator_changed,
+            a_page_ends_where_the_next_begins,
+            a_page_has_what_each_of_its_instances_has,
+            a_series_is_named_by_the_number_of_its_image,
+            a_stuck_operation_makes_place_for_another,
+            a_token_comes_with_its_owner_and_roles_until_it_is_deleted,
+            addresses_of_ipv6_are_given_like_those_of_ipv4,
+            an_event_may_say_anything,
+            an_instance_has_one_open_operation_and_the_error_names_it,
+            an_instance_has_the_group_that_the_end_of_an_operation_gave_it,
+            another_projects_instance_does_not_exist,
+            answers_are_kept_once_and_used_up_by_the_next_save,
+            done_clears_the_fault_that_undone_has_set,
+            eight_claimants_make_one_claim,
+            groups_come_in_pages_by_their_ids,
+            one_version_is_the_default_and_names_are_unique,
+            the_first_image_of_a_version_stays,
+            the_record_of_a_step_is_one_with_its_change,
+            two_instances_never_have_one_address,
+            what_clients_saw_is_kept_with_the_operation,
+            what_is_written_is_read_again_exactly,
+            who_is_to_have_an_agent_follows_from_the_record,
+            whoever_is_about_to_have_a_group_uses_it,
+        );
+    };
+}

@@ -1,0 +1,140 @@
+//! Several servers that share a store in PostgreSQL, with real engines: whichever is killed or stopped, the others go on.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use coffer_testkit::postgres::Cluster;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::another::Another;
+use support::world::{Instance, World, wait_for};
+
+/// How long an operation may stand still when the server that had it is gone: its lease, and a look or two.
+const SECONDS: Duration = Duration::from_secs(30);
+
+/// A world whose store is a database of a cluster of its own.
+fn shared() -> Option<(Cluster, World)> {
+    let mut world = World::prepare("", "")?;
+    let cluster = Cluster::start();
+    let url = cluster.database("coffer");
+    fs_err::write(world.data().join("store"), url).expect("where the store is");
+    world.start_server();
+    Some((cluster, world))
+}
+
+#[test]
+fn operations_go_on_when_the_server_that_took_them_on_is_killed() {
+    let Some((_cluster, mut world)) = shared() else { return };
+    let other = Another::start(&world, "b");
+    let instances: Vec<_> =
+        (0..4).map(|n| world.create(&format!("redis_{n}"), "7.0.15", &[])).inspect(|i| fill(&world, i)).collect();
+    let target = json!({"instance": {"datastore_version": "8.0.2"}});
+    for instance in &instances {
+        let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &target);
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    world.kill_server();
+    let killed = Instant::now();
+    for instance in &instances {
+        until(&other, &world, instance, "8.0.2");
+        assert_eq!(read(&world, instance), "kept", "{}", instance.id);
+    }
+    let took = killed.elapsed();
+    assert!(took < SECONDS, "the other server needed {took:?}");
+    // The one that comes back sees the same.
+    world.start_server();
+    for instance in &instances {
+        let shown = world.show(&instance.id);
+        assert_eq!((&shown["status"], &shown["datastore"]["version"]), (&json!("ACTIVE"), &json!("8.0.2")), "{shown}");
+    }
+}
+
+#[test]
+fn a_server_that_was_stopped_past_its_lease_writes_nothing_more() {
+    let Some((_cluster, world)) = shared() else { return };
+    let other = Another::start(&world, "b");
+    let instance = world.create("redis_a", "7.0.15", &[]);
+    fill(&world, &instance);
+    let target = json!({"instance": {"datastore_version": "8.0.2"}});
+    let answer = other.ask(&world, "PATCH", &format!("/instances/{}", instance.id), &target);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    // Wherever it is with it, also in a transaction: the database takes that back after some seconds.
+    other.signal(Signal::STOP);
+    let done = world.wait_until_over(&instance.id);
+    assert_eq!(done["phase"], "done", "{done}");
+    // Decided by the one while the other sleeps: what that knows is of a generation that is past.
+    world.coffer(["instance", "restart", &instance.id, "--wait"]).ok();
+    let before = world.operations(&instance.id);
+    other.signal(Signal::CONT);
+    wait_for("the server that slept to see what was done", || {
+        let answer = other.ask(&world, "GET", &format!("/instances/{}/operations", instance.id), &Value::Null);
+        answer.json()["operations"] == json!(before)
+    });
+    assert_eq!(read(&world, &instance), "kept");
+    assert_eq!(world.engines_on(&instance.id).len(), 1);
+    let shown = world.show(&instance.id);
+    assert_eq!((&shown["status"], &shown["fault"]), (&json!("ACTIVE"), &Value::Null), "{shown}");
+}
+
+#[test]
+fn operations_go_on_after_the_database_was_killed() {
+    let Some((cluster, world)) = shared() else { return };
+    let instance = world.create("redis_a", "7.0.15", &[]);
+    fill(&world, &instance);
+    let target = json!({"instance": {"datastore_version": "8.0.2"}});
+    let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &target);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    cluster.restart();
+    let done = world.wait_until_over(&instance.id);
+    assert_eq!(done["phase"], "done", "{done}");
+    assert_eq!(read(&world, &instance), "kept");
+}
+
+#[test]
+fn an_installation_moves_to_postgresql_and_back_while_its_instances_serve() {
+    let Some(mut world) = World::start() else { return };
+    let instance = world.create("redis_a", "7.0.15", &[]);
+    fill(&world, &instance);
+    let cluster = Cluster::start();
+    let url = cluster.database("coffer");
+    let refused = world.coffer(["store", "move", "--to", &url]);
+    assert_eq!(refused.code, 1, "a server runs on it: {refused:?}");
+    let (operations, shown) = (world.operations(&instance.id), world.show(&instance.id));
+    world.stop_server();
+    world.coffer(["store", "move", "--to", &url]).ok();
+    let moved_again = world.coffer(["store", "move", "--to", &url]);
+    assert_eq!(moved_again.code, 3, "{moved_again:?}");
+    world.start_server();
+    assert_eq!(world.operations(&instance.id), operations);
+    assert_eq!(world.show(&instance.id)["id"], shown["id"]);
+    world.coffer(["instance", "upgrade", &instance.id, "8.0.2", "--wait"]).ok();
+    world.stop_server();
+    world.coffer(["store", "move", "--to", "file"]).ok();
+    world.start_server();
+    assert_eq!(world.show(&instance.id)["datastore"]["version"], "8.0.2");
+    assert_eq!(read(&world, &instance), "kept");
+    world.coffer(["instance", "restart", &instance.id, "--wait"]).ok();
+}
+
+fn fill(world: &World, instance: &Instance) {
+    world.redis(instance).ask(&["SET", "key", "kept"]).expect("an answer");
+}
+
+fn read(world: &World, instance: &Instance) -> String {
+    let reply = world.redis(instance).ask(&["GET", "key"]).expect("an answer");
+    String::from_utf8_lossy(reply.text().unwrap_or_default()).into_owned()
+}
+
+/// Until the server says that the instance is active in this version.
+fn until(server: &Another, world: &World, instance: &Instance, version: &str) {
+    wait_for("the upgrade to end", || {
+        let answer = server.ask(world, "GET", &format!("/instances/{}", instance.id), &Value::Null);
+        let shown = answer.json();
+        assert_eq!(shown["instance"]["fault"], Value::Null, "{shown}");
+        shown["instance"]["status"] == "ACTIVE" && shown["instance"]["datastore"]["version"] == version
+    });
+}

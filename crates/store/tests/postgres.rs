@@ -1,0 +1,109 @@
+//! The suite on PostgreSQL, and what only several servers have to prove.
+
+#[macro_use]
+mod suite;
+
+use coffer_core::instance::Kind;
+use coffer_store::{Error, Listener, Location, News, Scope, Store};
+use coffer_testkit::postgres::Cluster;
+
+/// One test for the whole suite, since a cluster takes a second to start: each name has a database of its own.
+macro_rules! on_postgres {
+    ($($name:ident),+ $(,)?) => {
+        #[tokio::test]
+        async fn the_suite_holds() {
+            let cluster = Cluster::start();
+            $({
+                let store = open(&cluster, stringify!($name)).await;
+                eprintln!("{}", stringify!($name));
+                suite::$name(&store).await;
+                store.close().await;
+            })+
+        }
+    };
+}
+
+each_of_the_suite!(on_postgres);
+
+async fn open(cluster: &Cluster, database: &str) -> Store {
+    // Names of databases are cut after 63 bytes.
+    let url = cluster.database(&database[..database.len().min(63)]);
+    Store::open(&Location::Postgres(url.parse().expect("a URL"))).await.expect("new store")
+}
+
+#[tokio::test]
+async fn a_store_is_the_same_after_it_was_moved_there_and_back() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = |name: &str| Location::File(dir.path().join(name));
+    let shared = Location::Postgres(cluster.database("moved").parse().expect("a URL"));
+    let first = Store::open(&file("first.db")).await.expect("new store");
+    let instance = suite::insert_another(&first, 1, "ours").await;
+    let operation = suite::open(&first, &instance, Kind::Upgrade).await;
+    suite::insert_another(&first, 2, "theirs").await;
+
+    first.copy_to(&shared).await.expect("moved");
+    let second = Store::open(&shared).await.expect("the same store");
+    let again = first.copy_to(&shared).await.expect_err("it is not empty");
+    assert!(matches!(again, Error::NotEmpty(_)), "{again}");
+    second.copy_to(&file("third.db")).await.expect("moved back");
+    let third = Store::open(&file("third.db")).await.expect("the same store");
+    for store in [&second, &third] {
+        let all = store.instances(Scope::Admin, "", 10).await.expect("a page");
+        assert_eq!(all, first.instances(Scope::Admin, "", 10).await.expect("a page"));
+        let open = store.open_operations().await.expect("operations");
+        assert_eq!(open.iter().map(|work| &work.operation).collect::<Vec<_>>(), [&operation]);
+        assert_eq!(store.versions().await.expect("versions").len(), first.versions().await.expect("versions").len());
+    }
+    for store in [first, second, third] {
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_server_writes_another_hears_when_it_is_true() {
+    let cluster = Cluster::start();
+    let location = Location::Postgres(cluster.database("news").parse().expect("a URL"));
+    let (one, other) =
+        (Store::open(&location).await.expect("new store"), Store::open(&location).await.expect("the same"));
+    let instance = suite::insert_another(&one, 1, "ours").await;
+    let mut listener = Listener::open(&location).await.expect("a connection").expect("it is shared");
+    let operation = suite::open(&one, &instance, Kind::Upgrade).await;
+    assert_eq!(listener.next().await.expect("news"), News::Instance(instance.id));
+    let open = other.open_operation(instance.id).await.expect("query").expect("it is there already");
+    assert_eq!(open.operation, operation);
+    for store in [one, other] {
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_while_it_writes_loses_what_it_wrote_and_others_go_on() {
+    let cluster = Cluster::start();
+    let location = Location::Postgres(cluster.database("silent").parse().expect("a URL"));
+    let (one, other) =
+        (Store::open(&location).await.expect("new store"), Store::open(&location).await.expect("the same"));
+    let instance = suite::insert_another(&one, 1, "ours").await;
+    let mut silent = one.write().await.expect("write");
+    silent.insert_operation(&suite::operation(&instance, Kind::Restart)).await.expect("operation");
+    // Waits for the other until the database has had enough of it.
+    let operation = suite::open(&other, &instance, Kind::Upgrade).await;
+    silent.commit().await.expect_err("it is gone");
+    let open = other.open_operation(instance.id).await.expect("query").expect("an operation");
+    assert_eq!(open.operation, operation);
+    for store in [one, other] {
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_works_again_after_its_database_was_killed() {
+    let cluster = Cluster::start();
+    let store = open(&cluster, "killed").await;
+    let instance = suite::insert_another(&store, 1, "ours").await;
+    cluster.restart();
+    let row = store.instance(Scope::Admin, instance.id).await.expect("a row").expect("the instance");
+    assert_eq!(row.instance, instance);
+    suite::open(&store, &instance, Kind::Upgrade).await;
+    store.close().await;
+}
