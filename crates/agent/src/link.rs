@@ -81,7 +81,7 @@ pub(crate) async fn follow_servers(link: Link) {
     }
 }
 
-/// The sockets beside the one that the identity names: `agents.sock`, `agents-b.sock`. That one always, since it may come.
+/// The one that the identity names, which may not be there yet, and those of other servers beside it: `agents-b.sock`.
 fn sockets(named: &Path) -> BTreeSet<PathBuf> {
     let beside = named.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten();
     let is_socket = |path: &PathBuf| {

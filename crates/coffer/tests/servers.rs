@@ -11,6 +11,7 @@ use coffer_testkit::postgres::Cluster;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::another::Another;
+use support::namespace::Namespace;
 use support::world::{Instance, World, wait_for};
 
 /// How long an operation may stand still when the server that had it is gone: its lease, and a look or two.
@@ -78,6 +79,41 @@ fn a_server_that_was_stopped_past_its_lease_writes_nothing_more() {
     assert_eq!(world.engines_on(&instance.id).len(), 1);
     let shown = world.show(&instance.id);
     assert_eq!((&shown["status"], &shown["fault"]), (&json!("ACTIVE"), &Value::Null), "{shown}");
+}
+
+#[test]
+fn operations_go_on_while_a_server_is_cut_off_from_the_database() {
+    let Some(namespace) = Namespace::make() else { return };
+    let Some(mut world) = World::prepare("", "") else { return };
+    let cluster = Cluster::start_in(namespace.name());
+    cluster.database("coffer");
+    // Which way each server takes is not said by the URL, which is the same for all.
+    fs_err::write(world.data().join("store"), "postgres:///coffer?user=coffer").expect("where the store is");
+    let [one, another] = namespace.cables();
+    world.start_server_with(&[("PGHOST", one.inside.to_string())]);
+    let other = Another::start_with(&world, "b", &[("PGHOST", another.inside.to_string())]);
+    let instances: Vec<_> =
+        (0..3).map(|n| world.create(&format!("redis_{n}"), "7.0.15", &[])).inspect(|i| fill(&world, i)).collect();
+    let target = json!({"instance": {"datastore_version": "8.0.2"}});
+    for instance in &instances {
+        let answer = other.ask(&world, "PATCH", &format!("/instances/{}", instance.id), &target);
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    // It hears of its agents all the time, and can write nothing down.
+    another.cut();
+    let began = Instant::now();
+    for instance in &instances {
+        let done = world.wait_until_over(&instance.id);
+        assert_eq!(done["phase"], "done", "{done}");
+        assert_eq!(read(&world, instance), "kept");
+    }
+    let took = began.elapsed();
+    assert!(took < SECONDS, "the other server needed {took:?}");
+    another.mend();
+    for instance in &instances {
+        until(&other, &world, instance, "8.0.2");
+        assert_eq!(world.engines_on(&instance.id).len(), 1);
+    }
 }
 
 #[test]

@@ -17,6 +17,9 @@ use std::str::FromStr;
 use coffer_store::Location;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 
+/// The socket that every agent is told of. Those of other servers are beside it.
+pub(crate) const AGENTS_SOCKET: &str = "agents.sock";
+
 /// What a server is called among those that share a store: short, and part of file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerName(String);
@@ -112,12 +115,11 @@ impl Directory {
 
     /// Where agents of this host find the server.
     pub(crate) fn agents_socket(&self) -> PathBuf {
-        let file = if self.name == ServerName::default() {
-            "run/agents.sock".to_owned()
-        } else {
-            format!("run/agents-{}.sock", self.name)
+        let file = match self.name == ServerName::default() {
+            true => AGENTS_SOCKET.to_owned(),
+            false => format!("agents-{}.sock", self.name),
         };
-        self.path.join(file)
+        self.path.join("run").join(file)
     }
 
     /// Whether a server of that name, which is not this one, runs on this directory.

@@ -108,7 +108,7 @@ impl Server {
         let socket = directory.agents_socket();
         let agent_listener = agents::listen(&socket)?;
         let host = Host {
-            server_socket: fs_err::canonicalize(&socket)?.display().to_string(),
+            server_socket: data_path(&data, "run")? + "/" + directory::AGENTS_SOCKET,
             image_store: data_path(&data, "engines")?,
             // Only root may run engines as users of its choice.
             engine_uid_base: rustix::process::geteuid().is_root().then_some(app.config.engine_uid_base),

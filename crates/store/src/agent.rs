@@ -37,7 +37,7 @@ impl Store {
              WHERE i.id = $1 AND i.deleted_at IS NULL"
         ))
         .bind(id.to_string())
-        .fetch_optional(&self.reader)
+        .fetch_optional(self.reader())
         .await?;
         let Some(row) = row else { return Ok(None) };
         let mut c = Columns::of(&row, "instance");
@@ -60,7 +60,7 @@ impl Store {
         let instance = id.to_string();
         let alive: Option<i64> = sqlx::query_scalar("SELECT 1 FROM instances WHERE id = $1 AND deleted_at IS NULL")
             .bind(&instance)
-            .fetch_optional(&mut *write.tx)
+            .fetch_optional(write.tx())
             .await?;
         if alive.is_none() {
             return Ok(false);
@@ -72,7 +72,7 @@ impl Store {
             )
             .bind(&instance)
             .bind(to_json(observed)?)
-            .execute(&mut *write.tx)
+            .execute(write.tx())
             .await?;
         }
         if !results.is_empty() {
@@ -88,7 +88,7 @@ impl Store {
             .bind(&result.id.0)
             .bind(to_json(result)?)
             .bind(&instance)
-            .execute(&mut *write.tx)
+            .execute(write.tx())
             .await?;
         }
         for event in events {
@@ -108,7 +108,7 @@ impl Store {
         )
         .bind(Kind::Delete.name())
         .bind(Kind::Create.name())
-        .fetch_all(&self.reader)
+        .fetch_all(self.reader())
         .await?;
         let mut ids = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -135,7 +135,7 @@ impl Write {
         .bind(&event.id)
         // What an engine said last may hold anything, and PostgreSQL takes no text with this.
         .bind(event.message.replace('\0', "\u{fffd}"))
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }

@@ -71,7 +71,7 @@ impl Store {
                 .bind(project_of(scope))
                 .bind(marker)
                 .bind(i64::from(limit))
-                .fetch_all(&self.reader)
+                .fetch_all(self.reader())
                 .await?;
         rows.iter().map(group).collect()
     }
@@ -81,7 +81,7 @@ impl Store {
         let rows = sqlx::query(self.backend.sql(select_groups!("AND g.id = $2")))
             .bind(project_of(scope))
             .bind(id.to_string())
-            .fetch_all(&self.reader)
+            .fetch_all(self.reader())
             .await?;
         rows.iter().map(group).next().transpose()
     }
@@ -101,7 +101,7 @@ impl Store {
         .bind(id.to_string())
         .bind(marker)
         .bind(i64::from(limit))
-        .fetch_all(&self.reader)
+        .fetch_all(self.reader())
         .await?;
         let named = |row| {
             let mut c = Columns::of(row, "instance");
@@ -113,7 +113,7 @@ impl Store {
     /// How many instances have the group.
     pub async fn count_of_group(&self, id: GroupId) -> Result<i64, Error> {
         let sql = "SELECT COUNT(*) FROM instances i WHERE i.group_id = $1 AND i.deleted_at IS NULL";
-        Ok(sqlx::query_scalar(sql).bind(id.to_string()).fetch_one(&self.reader).await?)
+        Ok(sqlx::query_scalar(sql).bind(id.to_string()).fetch_one(self.reader()).await?)
     }
 }
 
@@ -123,7 +123,7 @@ impl Write {
         let rows = sqlx::query(self.backend.sql(select_groups!("AND g.id = $2")))
             .bind(project_of(scope))
             .bind(id.to_string())
-            .fetch_all(&mut *self.tx)
+            .fetch_all(self.tx())
             .await?;
         rows.iter().map(group).next().transpose()
     }
@@ -132,7 +132,7 @@ impl Write {
     pub async fn groups(&mut self, project: &ProjectId) -> Result<Vec<Group>, Error> {
         let rows = sqlx::query(self.backend.sql(select_groups!("ORDER BY g.created_at, g.id")))
             .bind(&project.0)
-            .fetch_all(&mut *self.tx)
+            .fetch_all(self.tx())
             .await?;
         rows.iter().map(group).collect()
     }
@@ -144,7 +144,7 @@ impl Write {
              UNION SELECT o.instance_id FROM operations o WHERE o.group_id = $1 AND o.is_open",
         )
         .bind(id.to_string())
-        .fetch_all(&mut *self.tx)
+        .fetch_all(self.tx())
         .await?;
         rows.iter().map(|row| Columns::of(row, "instance").parse()).collect()
     }
@@ -163,7 +163,7 @@ impl Write {
         .bind(to_json(&group.values)?)
         .bind(micros(group.created_at))
         .bind(micros(group.updated_at))
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
@@ -178,14 +178,14 @@ impl Write {
         .bind(&group.description)
         .bind(to_json(&group.values)?)
         .bind(micros(group.updated_at))
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
 
     /// Removes a group that nobody has.
     pub async fn delete_group(&mut self, id: GroupId) -> Result<(), Error> {
-        sqlx::query("DELETE FROM configurations WHERE id = $1").bind(id.to_string()).execute(&mut *self.tx).await?;
+        sqlx::query("DELETE FROM configurations WHERE id = $1").bind(id.to_string()).execute(self.tx()).await?;
         Ok(())
     }
 

@@ -49,25 +49,25 @@ impl Store {
     /// The user of that name.
     pub async fn user_by_name(&self, name: &str) -> Result<Option<User>, Error> {
         let row = sqlx::query("SELECT id, name, password_hash FROM users WHERE name = $1").bind(name);
-        row.fetch_optional(&self.reader).await?.as_ref().map(user).transpose()
+        row.fetch_optional(self.reader()).await?.as_ref().map(user).transpose()
     }
 
     /// The user with that id.
     pub async fn user(&self, id: &str) -> Result<Option<User>, Error> {
         let row = sqlx::query("SELECT id, name, password_hash FROM users WHERE id = $1").bind(id);
-        row.fetch_optional(&self.reader).await?.as_ref().map(user).transpose()
+        row.fetch_optional(self.reader()).await?.as_ref().map(user).transpose()
     }
 
     /// The project of that name.
     pub async fn project_by_name(&self, name: &str) -> Result<Option<Project>, Error> {
         let row = sqlx::query("SELECT id, name FROM projects WHERE name = $1").bind(name);
-        row.fetch_optional(&self.reader).await?.as_ref().map(project).transpose()
+        row.fetch_optional(self.reader()).await?.as_ref().map(project).transpose()
     }
 
     /// The project with that id.
     pub async fn project(&self, id: &ProjectId) -> Result<Option<Project>, Error> {
         let row = sqlx::query("SELECT id, name FROM projects WHERE id = $1").bind(&id.0);
-        row.fetch_optional(&self.reader).await?.as_ref().map(project).transpose()
+        row.fetch_optional(self.reader()).await?.as_ref().map(project).transpose()
     }
 
     /// The projects in which a user has a role, by name.
@@ -77,7 +77,7 @@ impl Store {
              ORDER BY p.name",
         )
         .bind(user)
-        .fetch_all(&self.reader)
+        .fetch_all(self.reader())
         .await?;
         rows.iter().map(project).collect()
     }
@@ -85,7 +85,7 @@ impl Store {
     /// A user's roles in a project; none of a project that there is not.
     pub async fn roles(&self, user: &str, project: &ProjectId) -> Result<Vec<String>, Error> {
         let names = sqlx::query_scalar("SELECT role FROM roles WHERE user_id = $1 AND project_id = $2 ORDER BY role");
-        Ok(names.bind(user).bind(&project.0).fetch_all(&self.reader).await?)
+        Ok(names.bind(user).bind(&project.0).fetch_all(self.reader()).await?)
     }
 
     /// The token with that hash and its owner, in one query. Whether it has expired is for the caller to say.
@@ -98,7 +98,7 @@ impl Store {
              WHERE t.hash = $1",
         )
         .bind(hash)
-        .fetch_optional(&self.reader)
+        .fetch_optional(self.reader())
         .await?;
         let Some(row) = row else { return Ok(None) };
         let mut c = Columns::of(&row, "token");
@@ -125,7 +125,7 @@ impl Store {
         .bind(token.project.as_ref().map(|p| p.0.clone()))
         .bind(micros(token.issued_at))
         .bind(micros(token.expires_at))
-        .execute(&mut *write.tx)
+        .execute(write.tx())
         .await?;
         write.commit().await
     }
@@ -133,7 +133,7 @@ impl Store {
     /// Forgets a token. False when there was none.
     pub async fn delete_token(&self, hash: &str) -> Result<bool, Error> {
         let mut write = self.write().await?;
-        let done = sqlx::query("DELETE FROM tokens WHERE hash = $1").bind(hash).execute(&mut *write.tx).await?;
+        let done = sqlx::query("DELETE FROM tokens WHERE hash = $1").bind(hash).execute(write.tx()).await?;
         write.commit().await?;
         Ok(done.rows_affected() > 0)
     }
@@ -142,7 +142,7 @@ impl Store {
     pub async fn delete_expired_tokens(&self, now: Timestamp) -> Result<u64, Error> {
         let mut write = self.write().await?;
         let query = sqlx::query("DELETE FROM tokens WHERE expires_at <= $1").bind(micros(now));
-        let done = query.execute(&mut *write.tx).await?;
+        let done = query.execute(write.tx()).await?;
         write.commit().await?;
         Ok(done.rows_affected())
     }
@@ -154,7 +154,7 @@ impl Write {
         sqlx::query("INSERT INTO projects (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING")
             .bind(&project.id.0)
             .bind(&project.name)
-            .execute(&mut *self.tx)
+            .execute(self.tx())
             .await?;
         Ok(())
     }
@@ -168,7 +168,7 @@ impl Write {
         .bind(&user.id)
         .bind(&user.name)
         .bind(&user.password_hash)
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Write {
         .bind(user)
         .bind(&project.0)
         .bind(role)
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }

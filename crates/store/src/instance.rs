@@ -6,7 +6,7 @@ use coffer_core::id::{InstanceId, ProjectId};
 use coffer_core::instance::{Instance, Kind, Operation};
 use coffer_core::operation::Phase;
 use jiff::Timestamp;
-use sqlx::AnyConnection;
+use sqlx::{Any, Executor};
 
 use crate::database::Backend;
 use crate::gathered::{instance_json, page, select_page, select_shown};
@@ -35,18 +35,18 @@ impl Store {
                 sqlx::query_scalar(self.backend.sql(select_page!("AND i.id > $1"))).bind(marker).bind(i64::from(limit))
             }
         };
-        let text: Option<String> = query.fetch_one(&self.reader).await?;
+        let text: Option<String> = query.fetch_one(self.reader()).await?;
         page(&text.unwrap_or_default())
     }
 
     /// One instance.
     pub async fn instance(&self, scope: Scope<'_>, id: InstanceId) -> Result<Option<InstanceRow>, Error> {
-        find(&mut *self.reader.acquire().await?, self.backend, scope, id).await
+        find(self.reader(), self.backend, scope, id).await
     }
 
     /// What a project has.
     pub async fn in_use(&self, project: &ProjectId) -> Result<InUse, Error> {
-        count(&mut *self.reader.acquire().await?, project).await
+        count(self.reader(), project).await
     }
 
     /// How many instances there are of each kind that makes a status: whether they have served, and their open
@@ -57,7 +57,7 @@ impl Store {
              LEFT JOIN operations o ON o.instance_id = i.id AND o.is_open \
              WHERE i.deleted_at IS NULL GROUP BY o.kind, o.phase, i.built",
         )
-        .fetch_all(&self.reader)
+        .fetch_all(self.reader())
         .await?;
         let counted = |row| {
             let mut c = Columns::of(row, "instance");
@@ -82,7 +82,7 @@ impl Store {
         ))
         .bind(instance.to_string())
         .bind(project_of(scope))
-        .fetch_all(&self.reader)
+        .fetch_all(self.reader())
         .await?;
         rows.iter().map(|row| Columns::of(row, "operation").operation()).collect()
     }
@@ -97,7 +97,7 @@ impl Store {
         .bind(instance.to_string())
         .bind(project_of(scope))
         .bind(i64::from(limit))
-        .fetch_all(&self.reader)
+        .fetch_all(self.reader())
         .await?;
         let event = |row| {
             let mut c = Columns::of(row, "event");
@@ -117,7 +117,7 @@ impl Store {
         .bind(micros(now))
         .bind(id.to_string())
         .bind(project_of(scope))
-        .execute(&mut *write.tx)
+        .execute(write.tx())
         .await?;
         write.commit().await?;
         Ok(done.rows_affected() > 0)
@@ -127,12 +127,13 @@ impl Store {
 impl Write {
     /// One instance, as nobody else can change it while this transaction lasts.
     pub async fn instance(&mut self, scope: Scope<'_>, id: InstanceId) -> Result<Option<InstanceRow>, Error> {
-        find(&mut self.tx, self.backend, scope, id).await
+        let backend = self.backend;
+        find(self.tx(), backend, scope, id).await
     }
 
     /// What a project has.
     pub async fn in_use(&mut self, project: &ProjectId) -> Result<InUse, Error> {
-        count(&mut self.tx, project).await
+        count(self.tx(), project).await
     }
 
     /// An address between `first` and `last` that no instance has. One that became free is given again as late as
@@ -148,7 +149,7 @@ impl Write {
         .bind(&network)
         .bind(first)
         .bind(last)
-        .fetch_optional(&mut *self.tx)
+        .fetch_optional(self.tx())
         .await?;
         let from = newest.map_or(first, |address| address + 1);
         let found = match self.free_between(&network, from, last).await? {
@@ -167,7 +168,7 @@ impl Write {
         )
         .bind(network)
         .bind(from)
-        .fetch_optional(&mut *self.tx)
+        .fetch_optional(self.tx())
         .await?;
         if taken.is_none() {
             return Ok(Some(from));
@@ -183,7 +184,7 @@ impl Write {
         .bind(network)
         .bind(from)
         .bind(to)
-        .fetch_optional(&mut *self.tx)
+        .fetch_optional(self.tx())
         .await?;
         Ok(end)
     }
@@ -211,14 +212,14 @@ impl Write {
         .bind(instance.built)
         .bind(micros(instance.created_at))
         .bind(micros(instance.updated_at))
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
 }
 
 async fn find(
-    connection: &mut AnyConnection,
+    executor: impl Executor<'_, Database = Any>,
     backend: Backend,
     scope: Scope<'_>,
     id: InstanceId,
@@ -227,18 +228,18 @@ async fn find(
         sqlx::query_scalar(backend.sql(select_shown!("AND i.id = $1 AND ($2 IS NULL OR i.project_id = $2)")))
             .bind(id.to_string())
             .bind(project_of(scope))
-            .fetch_optional(connection)
+            .fetch_optional(executor)
             .await?;
     Ok(page(&text.unwrap_or_default())?.pop())
 }
 
-async fn count(connection: &mut AnyConnection, project: &ProjectId) -> Result<InUse, Error> {
+async fn count(executor: impl Executor<'_, Database = Any>, project: &ProjectId) -> Result<InUse, Error> {
     let row = sqlx::query(
         "SELECT COUNT(*), CAST(COALESCE(SUM(i.volume_gib), 0) AS BIGINT) FROM instances i \
          WHERE i.deleted_at IS NULL AND i.project_id = $1",
     )
     .bind(&project.0)
-    .fetch_one(connection)
+    .fetch_one(executor)
     .await?;
     let mut c = Columns::of(&row, "instance");
     Ok(InUse { instances: c.get()?, volume_gib: c.get()? })

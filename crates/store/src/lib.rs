@@ -15,6 +15,7 @@ mod gathered;
 mod group;
 mod identity;
 mod instance;
+mod limit;
 mod moving;
 mod news;
 mod operation;
@@ -25,7 +26,7 @@ use std::collections::BTreeSet;
 
 use coffer_core::id::ProjectId;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Any, AnyPool, SqlSafeStr as _};
+use sqlx::{Any, AnyConnection, AnyPool, SqlSafeStr as _};
 
 pub use agent::{AgentRow, Desire};
 use database::Backend;
@@ -33,6 +34,7 @@ pub use database::{Location, NotAUrl, PostgresUrl};
 pub use error::Error;
 pub use identity::{Project, Token, TokenOwner, User};
 pub use instance::InUse;
+use limit::{Limited, in_time};
 pub use moving::Moved;
 pub use news::{Listener, News};
 pub use operation::{Change, Work};
@@ -75,11 +77,13 @@ impl Store {
 
     /// Begins to write.
     pub async fn write(&self) -> Result<Write, Error> {
-        Ok(Write {
-            backend: self.backend,
-            tx: self.writer.begin_with(self.backend.begin()).await?,
-            news: BTreeSet::new(),
-        })
+        let tx = in_time(self.writer.begin_with(self.backend.begin())).await?;
+        Ok(Write { backend: self.backend, tx, news: BTreeSet::new() })
+    }
+
+    /// What reads.
+    fn reader(&self) -> Limited<&AnyPool> {
+        Limited(&self.reader)
     }
 
     /// Waits for what is being written, then closes every connection.
@@ -90,12 +94,17 @@ impl Store {
 }
 
 impl Write {
+    /// What reads and writes in it.
+    fn tx(&mut self) -> Limited<&mut AnyConnection> {
+        Limited(&mut self.tx)
+    }
+
     /// Makes everything that was written true, at once.
     pub async fn commit(mut self) -> Result<(), Error> {
         if self.backend == Backend::Postgres {
             self.send_news().await?;
         }
-        Ok(self.tx.commit().await?)
+        Ok(in_time(self.tx.commit()).await?)
     }
 }
 

@@ -102,7 +102,7 @@ impl Store {
             let rows = sqlx::query(AssertSqlSafe(select.clone()))
                 .bind(BATCH)
                 .bind(i64::try_from(copied).unwrap_or(i64::MAX))
-                .fetch_all(&self.reader)
+                .fetch_all(self.reader())
                 .await?;
             if rows.is_empty() {
                 return Ok(copied);
@@ -112,7 +112,7 @@ impl Store {
                 for (at, (_, kind)) in columns.iter().enumerate() {
                     query = bind(query, &row, at, *kind)?;
                 }
-                query.execute(&mut *write.tx).await?;
+                query.execute(write.tx()).await?;
                 copied += 1;
             }
         }
@@ -122,7 +122,7 @@ impl Store {
 impl Write {
     async fn count(&mut self, table: &'static str) -> Result<i64, Error> {
         let count = AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
-        Ok(sqlx::query_scalar(count).fetch_one(&mut *self.tx).await?)
+        Ok(sqlx::query_scalar(count).fetch_one(self.tx()).await?)
     }
 }
 

@@ -65,7 +65,7 @@ impl Write {
             sqlx::query("SELECT 1 WHERE pg_notify($1, $2) IS NOT NULL")
                 .bind(CHANNEL)
                 .bind(text)
-                .execute(&mut *self.tx)
+                .execute(self.tx())
                 .await?;
         }
         Ok(())

@@ -69,14 +69,14 @@ impl Store {
     /// Everything that is open, with what agents answered, the oldest first. For the runner: it works for all projects.
     pub async fn open_operations(&self) -> Result<Vec<Work>, Error> {
         let rows =
-            sqlx::query(self.backend.sql(select_work!("ORDER BY o.created_at, o.id"))).fetch_all(&self.reader).await?;
+            sqlx::query(self.backend.sql(select_work!("ORDER BY o.created_at, o.id"))).fetch_all(self.reader()).await?;
         works(&rows)
     }
 
     /// The open operation of one instance, with what its agent answered.
     pub async fn open_operation(&self, instance: InstanceId) -> Result<Option<Work>, Error> {
         let query = sqlx::query(self.backend.sql(select_work!("AND o.instance_id = $1"))).bind(instance.to_string());
-        Ok(works(&query.fetch_all(&self.reader).await?)?.pop())
+        Ok(works(&query.fetch_all(self.reader()).await?)?.pop())
     }
 
     /// Claims an open operation that nobody has a lease of, until `lease_until`. `None` when somebody else was faster.
@@ -96,7 +96,7 @@ impl Store {
         .bind(micros(lease_until))
         .bind(id.to_string())
         .bind(micros(now))
-        .fetch_optional(&mut *write.tx)
+        .fetch_optional(write.tx())
         .await?;
         write.commit().await?;
         row.map(|row| Columns::of(&row, "operation").operation()).transpose()
@@ -121,7 +121,7 @@ impl Store {
         .bind(micros(lease_until))
         .bind(operation.id.to_string())
         .bind(operation.epoch.0)
-        .execute(&mut *write.tx)
+        .execute(write.tx())
         .await?;
         if done.rows_affected() == 0 {
             return Err(Error::Fenced(operation.id));
@@ -129,7 +129,7 @@ impl Store {
         write.tell(News::Instance(operation.instance));
         sqlx::query("DELETE FROM task_results WHERE operation_id = $1")
             .bind(operation.id.to_string())
-            .execute(&mut *write.tx)
+            .execute(write.tx())
             .await?;
         for change in changes {
             write.apply(operation.instance, change, operation.updated_at).await?;
@@ -150,7 +150,7 @@ impl Store {
         sqlx::query("UPDATE operations SET lease_until = 0 WHERE id = $1 AND epoch = $2")
             .bind(operation.id.to_string())
             .bind(operation.epoch.0)
-            .execute(&mut *write.tx)
+            .execute(write.tx())
             .await?;
         write.commit().await
     }
@@ -158,7 +158,7 @@ impl Store {
     /// Gives all claims back. Only for a process that knows to be the only one: what a former one had claimed is free.
     pub async fn release_all(&self) -> Result<(), Error> {
         let mut write = self.write().await?;
-        sqlx::query("UPDATE operations SET lease_until = 0 WHERE is_open").execute(&mut *write.tx).await?;
+        sqlx::query("UPDATE operations SET lease_until = 0 WHERE is_open").execute(write.tx()).await?;
         write.commit().await
     }
 
@@ -166,7 +166,7 @@ impl Store {
     pub async fn phase(&self, id: OperationId) -> Result<Option<Phase>, Error> {
         let row = sqlx::query("SELECT id, phase FROM operations WHERE id = $1")
             .bind(id.to_string())
-            .fetch_optional(&self.reader)
+            .fetch_optional(self.reader())
             .await?;
         let Some(row) = row else { return Ok(None) };
         let mut c = Columns::of(&row, "operation");
@@ -179,7 +179,7 @@ impl Store {
         let row = sqlx::query("SELECT task_id, result FROM task_results WHERE operation_id = $1 AND task_id = $2")
             .bind(operation.to_string())
             .bind(&task.0)
-            .fetch_optional(&self.reader)
+            .fetch_optional(self.reader())
             .await?;
         let Some(row) = row else { return Ok(None) };
         let mut c = Columns::of(&row, "task result");
@@ -211,7 +211,7 @@ impl Write {
         .bind(to_json(&operation.findings)?)
         .bind(micros(operation.created_at))
         .bind(micros(operation.updated_at))
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         self.tell(News::Instance(operation.instance));
         if written.rows_affected() == 0 { Err(self.busy(operation.instance).await?) } else { Ok(()) }
@@ -220,7 +220,7 @@ impl Write {
     async fn busy(&mut self, instance: InstanceId) -> Result<Error, Error> {
         let row = sqlx::query("SELECT o.kind FROM operations o WHERE o.instance_id = $1 AND o.is_open")
             .bind(instance.to_string())
-            .fetch_one(&mut *self.tx)
+            .fetch_one(self.tx())
             .await?;
         Ok(Error::Busy { instance, kind: Columns::of(&row, "operation").kind()? })
     }
@@ -234,7 +234,7 @@ impl Write {
         .bind(to_json(&Phase::Undone { cause: cause.clone() })?)
         .bind(micros(now))
         .bind(id.to_string())
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
@@ -275,7 +275,7 @@ impl Write {
             .bind(instance.to_string())
             .bind(micros(now)),
         };
-        query.execute(&mut *self.tx).await?;
+        query.execute(self.tx()).await?;
         Ok(())
     }
 
@@ -293,7 +293,7 @@ impl Write {
             .bind(instance.to_string())
             .bind(to_json(&configured.own)?)
             .bind(group)
-            .execute(&mut *self.tx)
+            .execute(self.tx())
             .await?;
         Ok(())
     }
@@ -305,7 +305,7 @@ impl Write {
             .bind(instance.to_string())
             .bind(fault)
             .bind(micros(at))
-            .execute(&mut *self.tx)
+            .execute(self.tx())
             .await?;
         Ok(())
     }

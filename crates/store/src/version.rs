@@ -13,7 +13,7 @@ impl Store {
             "SELECT id, datastore, name, number, image, CAST(active AS INTEGER), CAST(is_default AS INTEGER), sources \
              FROM versions",
         )
-        .fetch_all(&self.reader)
+        .fetch_all(self.reader())
         .await?;
         rows.iter()
             .map(|row| {
@@ -53,7 +53,7 @@ impl Write {
         .bind(version.active)
         .bind(version.default)
         .bind(to_json(&version.sources)?)
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
@@ -66,7 +66,7 @@ impl Write {
             sqlx::query("UPDATE versions SET is_default = FALSE WHERE datastore = $1 AND is_default AND id <> $2")
                 .bind(version.datastore.name())
                 .bind(version.id.to_string())
-                .execute(&mut *self.tx)
+                .execute(self.tx())
                 .await?;
         }
         let written = sqlx::query("UPDATE versions SET name = $1, active = $2, is_default = $3 WHERE id = $4")
@@ -74,7 +74,7 @@ impl Write {
             .bind(version.active)
             .bind(version.default)
             .bind(version.id.to_string())
-            .execute(&mut *self.tx)
+            .execute(self.tx())
             .await;
         match written {
             Err(sqlx::Error::Database(e)) if e.is_unique_violation() => Ok(false),
@@ -90,7 +90,7 @@ impl Write {
             .bind(&image.0)
             .bind(number.to_string())
             .bind(version.to_string())
-            .execute(&mut *self.tx)
+            .execute(self.tx())
             .await?;
         self.name_series().await
     }
@@ -102,7 +102,7 @@ impl Write {
                  SELECT 1 FROM versions o WHERE o.datastore = versions.datastore AND o.id <> versions.id \
                  AND (o.name = versions.number OR (o.number = versions.number AND o.id < versions.id)))",
         )
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }

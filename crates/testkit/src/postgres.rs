@@ -16,20 +16,33 @@ const NOBODY: u32 = 65534;
 #[derive(Debug)]
 pub struct Cluster {
     dir: TempDir,
+    /// The network namespace that it is in, and reached in by TCP.
+    namespace: Option<String>,
     programs: PathBuf,
 }
 
 impl Cluster {
     /// Makes a cluster and starts it. It is reached by a unix socket alone, and flushes nothing to disk.
     pub fn start() -> Self {
+        Self::make(None)
+    }
+
+    /// The same in a network namespace, reached by TCP there at every address that this has.
+    pub fn start_in(namespace: &str) -> Self {
+        Self::make(Some(namespace.to_owned()))
+    }
+
+    fn make(namespace: Option<String>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         if rustix::process::geteuid().is_root() {
             chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("its owner");
         }
-        let cluster = Self { programs: programs(), dir };
+        let cluster = Self { programs: programs(), dir, namespace };
         let data = cluster.data();
         let options = ["--auth=trust", "--username=coffer", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"];
-        run(cluster.program("initdb").args(options).arg(data));
+        run(cluster.program("initdb").args(options).arg(&data));
+        let anybody = "local all all trust\nhost all all all trust\n";
+        std::fs::write(data.join("pg_hba.conf"), anybody).expect("who may log in");
         cluster.control(&["-w", "start"]);
         cluster
     }
@@ -52,10 +65,18 @@ impl Cluster {
 
     fn control(&self, arguments: &[&str]) {
         let dir = self.dir.path().display();
-        let server = format!("-c listen_addresses= -c unix_socket_directories={dir} -c fsync=off");
+        let addresses = if self.namespace.is_some() { "*" } else { "" };
+        let server = format!("-c listen_addresses={addresses} -c unix_socket_directories={dir} -c fsync=off");
         let log = self.dir.path().join("log");
         // Its output is the server's, too: a pipe would stay open.
         let mut command = self.program("pg_ctl");
+        if let Some(namespace) = &self.namespace {
+            // Root enters it, and becomes somebody else there.
+            command = Command::new("ip");
+            command.args(["netns", "exec", namespace, "setpriv", "--clear-groups"]);
+            command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}"));
+            command.arg(self.programs.join("pg_ctl")).current_dir(self.dir.path());
+        }
         command.arg("-D").arg(self.data()).arg("-l").arg(&log).args(["-o", &server, "-s"]).args(arguments);
         let ended = command.status().expect("pg_ctl");
         assert!(ended.success(), "{}", std::fs::read_to_string(&log).unwrap_or_default());

@@ -18,6 +18,11 @@ pub(crate) struct Another {
 impl Another {
     /// Starts a server of this name and waits until it answers.
     pub(crate) fn start(world: &World, name: &str) -> Self {
+        Self::start_with(world, name, &[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_with(world: &World, name: &str, environment: &[(&str, String)]) -> Self {
         let listen = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
         let data = world.data();
         let log = fs_err::File::create(data.join(format!("serve-{name}.log"))).expect("a log").into_parts().0;
@@ -26,6 +31,7 @@ impl Another {
             .arg(data)
             .arg("--config")
             .arg(data.join("coffer.toml"))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)

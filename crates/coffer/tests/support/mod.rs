@@ -8,6 +8,7 @@ pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod mariadb;
 pub(crate) mod mysql;
+pub(crate) mod namespace;
 pub(crate) mod openstack;
 pub(crate) mod resp;
 pub(crate) mod sql;

@@ -164,6 +164,11 @@ impl World {
 
     /// Starts the server if it does not run, and waits until it answers.
     pub(crate) fn start_server(&mut self) {
+        self.start_server_with(&[]);
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_server_with(&mut self, environment: &[(&str, String)]) {
         if self.server.is_some() {
             return;
         }
@@ -174,6 +179,7 @@ impl World {
             .arg(&self.data)
             .arg("--config")
             .arg(self.data.join("coffer.toml"))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the server's log"))
             .stderr(log)
