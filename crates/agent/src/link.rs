@@ -86,7 +86,7 @@ fn sockets(named: &Path) -> BTreeSet<PathBuf> {
     let beside = named.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten();
     let is_socket = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("agents-") && name.ends_with(".sock")
+        name.strip_prefix("agents-").is_some_and(|rest| rest.strip_suffix(".sock").is_some())
     };
     let mut all: BTreeSet<_> = beside.map(|entry| entry.path()).filter(is_socket).collect();
     all.insert(named.to_owned());

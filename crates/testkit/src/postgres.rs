@@ -119,7 +119,7 @@ fn programs() -> PathBuf {
 }
 
 fn run(command: &mut Command) -> String {
-    let ran = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let ran = command.output().expect("a program of PostgreSQL");
     assert!(ran.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ran.stderr));
     String::from_utf8_lossy(&ran.stdout).into_owned()
 }
