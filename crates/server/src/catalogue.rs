@@ -86,16 +86,46 @@ impl Catalogue {
         self.all().iter().find(|v| v.id == id).map(Arc::clone)
     }
 
-    /// The version of that name; else the one with that number; else the only one whose number begins so, as `8.0`.
+    /// The version of that name; else the one with that number; else the one that the catalogue file has under that name, which
+    /// may be a series; else the only one whose number begins so, as `8.0`.
     pub(crate) fn named(&self, datastore: Datastore, name: &str) -> Option<Arc<Version>> {
         let all = self.all();
         let of_datastore = || all.iter().filter(|v| v.datastore == datastore);
         let exactly = of_datastore().find(|v| v.name == name);
         let numbered = || of_datastore().find(|v| v.number.to_string() == name);
+        let listed = || of_datastore().find(|v| v.id == version_id(datastore, name));
         let series = || {
             let mut matching = of_datastore().filter(|v| v.number.to_string().starts_with(&format!("{name}.")));
             matching.next().filter(|_| matching.next().is_none())
         };
-        exactly.or_else(numbered).or_else(series).map(Arc::clone)
+        exactly.or_else(numbered).or_else(listed).or_else(series).map(Arc::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_series_of_the_catalogue_is_found_by_its_name_also_when_it_has_a_number_and_others_begin_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&dir.path().join("coffer.db")).await.expect("a store");
+        let seed = |name: &str, number: &str| CatalogueSeed {
+            datastore: Datastore::Mysql,
+            name: name.to_owned(),
+            number: number.parse().expect("a number"),
+            image: None,
+            active: true,
+            default: false,
+            sources: serde_json::Value::Null,
+        };
+        let seeds = vec![seed("9.7.2", "9.7.2"), seed("9.7", "9.7.4"), seed("8.4.5", "8.4.5"), seed("8.4.6", "8.4.6")];
+        let catalogue = Catalogue::seed(&store, seeds).await.expect("a catalogue");
+        let found = |name| catalogue.named(Datastore::Mysql, name).map(|version| version.number.to_string());
+        assert_eq!(found("9.7").as_deref(), Some("9.7.4"));
+        assert_eq!(found("9.7.4").as_deref(), Some("9.7.4"));
+        assert_eq!(found("9.7.2").as_deref(), Some("9.7.2"));
+        assert_eq!(found("8.4"), None, "two begin so, and the catalogue has none of that name");
+        store.close().await;
     }
 }

@@ -41,7 +41,13 @@ impl Kind {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Mariadb => &["--skip-name-resolve", "--innodb-buffer-pool-size=2G"],
-            Self::Mysql => &["--skip-name-resolve", "--innodb-buffer-pool-size=2G", "--skip-log-bin", "--mysqlx=OFF"],
+            Self::Mysql => &[
+                "--skip-name-resolve",
+                "--innodb-buffer-pool-size=2G",
+                "--skip-log-bin",
+                "--mysqlx=OFF",
+                "--secure-file-priv=NULL",
+            ],
         }
     }
 }
@@ -92,13 +98,13 @@ impl Bare {
         Ok(Self { child, data: data.to_owned(), address })
     }
 
-    /// Connects as soon as it answers.
-    pub(crate) fn connect(&self) -> Result<Sql> {
+    /// Connects as soon as it answers. An error with its log when it ends before that.
+    pub(crate) fn connect(&mut self) -> Result<Sql> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match Sql::open(self.address, USER, USER) {
                 Ok(sql) => return Ok(sql),
-                Err(error) if Instant::now() > deadline => {
+                Err(error) if Instant::now() > deadline || self.child.try_wait()?.is_some() => {
                     let log = fs_err::read_to_string(self.data.with_extension("log")).unwrap_or_default();
                     bail!("the engine does not answer ({error}):\n{log}");
                 }
