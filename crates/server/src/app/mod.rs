@@ -169,6 +169,11 @@ impl App {
         let shown = requested.unwrap_or(instance.version);
         let version = self.catalogue.version(shown).ok_or_else(|| Error::internal(format!("no version {shown}")))?;
         let observed = observed.filter(|o| believed(o, now));
+        let kept = observed.as_ref().and_then(|o| o.ways_back.last()).cloned();
+        let way_back = kept.map(|kept| {
+            let version = kept.version.and_then(|id| self.catalogue.version(id));
+            (kept, version)
+        });
         Ok(InstanceView {
             version,
             running: observed.as_ref().and_then(|o| o.running),
@@ -179,6 +184,7 @@ impl App {
             instance,
             observed,
             operation: open,
+            way_back,
         })
     }
 }

@@ -8,7 +8,7 @@ use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Finding;
 use coffer_core::group::Group;
 use coffer_core::id::{FlavorId, ProjectId, VersionId};
-use coffer_core::instance::{Instance, Observed, Status};
+use coffer_core::instance::{Instance, Observed, Status, WayBack};
 use coffer_core::operation::Plan;
 use coffer_core::plan::Step;
 use coffer_core::spec::Settings;
@@ -73,6 +73,8 @@ pub struct InstanceView {
     /// What the agent last saw.
     pub observed: Option<Observed>,
     pub operation: Option<OpenOperation>,
+    /// What a rollback goes to, and the version that it is of, where that is known.
+    pub way_back: Option<(WayBack, Option<Arc<Version>>)>,
 }
 
 /// What a new instance shall be.
