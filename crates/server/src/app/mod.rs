@@ -9,14 +9,15 @@ mod create;
 mod error;
 mod groups;
 mod preview;
+mod rollback;
 mod versions;
 mod view;
 
 pub use error::{Error, Excess, Thing};
 pub use groups::{GroupChange, GroupView, NewGroup};
 pub use view::{
-    Created, DatastoreView, InstanceView, NewInstance, OpenOperation, Page, Paged, Quota, Scope, UpgradePreview, Usage,
-    VersionChange,
+    Created, DatastoreView, InstanceView, NewInstance, OpenOperation, Page, Paged, Quota, RollbackPreview, Scope,
+    UpgradePreview, Usage, VersionChange,
 };
 
 use std::sync::Arc;
