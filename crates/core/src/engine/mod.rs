@@ -143,8 +143,9 @@ mod tests {
             (version.datastore, version.number)
         };
         for (a, b, shared) in [
-            ("redis 7.4.1", "redis 8.0.2", true),
-            ("redis 8.0.6", "redis 8.2.3", true),
+            ("redis 8.0.2", "redis 8.0.6", true),
+            ("redis 7.4.1", "redis 8.0.2", false),
+            ("redis 8.0.6", "redis 8.2.3", false),
             ("redis 7.0.14", "redis 7.0.15", true),
             ("redis 7.0.15", "redis 8.0.2", false),
             ("redis 8.2.3", "redis 8.6.3", false),
