@@ -310,6 +310,10 @@ pub(crate) struct Rollback {
     /// Print the plan, what would be lost and what was found, and change nothing.
     #[arg(long, conflicts_with_all = ["wait", "yes"])]
     pub dry_run: bool,
+    /// Take the data from before the upgrade even where the older version works on those that there are, such as when these were
+    /// spoiled.
+    #[arg(long)]
+    pub restore: bool,
     /// Do not ask: what is lost may be lost.
     #[arg(long)]
     pub yes: bool,

@@ -176,7 +176,7 @@ fn upgraded(fixture: Fixture) -> (Fixture, Operation, EngineSpec) {
 }
 
 fn roll_back(fixture: &Fixture, last: &Operation) -> Planned {
-    let back = plan::find_way_back(&fixture.snapshot(), std::slice::from_ref(last)).expect("a way back");
+    let back = plan::find_way_back(&fixture.snapshot(), std::slice::from_ref(last), false).expect("a way back");
     plan::plan_rollback(&fixture.snapshot(), &back)
 }
 

@@ -19,7 +19,7 @@ fn upgraded(fixture: Fixture) -> (Fixture, Operation) {
 }
 
 fn refused(snapshot: &Snapshot<'_>, history: &[Operation]) -> Vec<String> {
-    let Refusal(findings) = plan::find_way_back(snapshot, history).expect_err("a refusal");
+    let Refusal(findings) = plan::find_way_back(snapshot, history, false).expect_err("a refusal");
     for finding in &findings {
         assert_ne!(finding.remedy, "", "nobody is told what to do: {finding:?}");
     }
@@ -32,7 +32,7 @@ fn data_are_restored_where_the_older_engine_does_not_read_them_and_stay_where_it
         let old = fixture.snapshot().spec();
         let (fixture, upgrade) = upgraded(fixture);
         let (snapshot, history) = (fixture.snapshot(), [upgrade]);
-        let back = plan::find_way_back(&snapshot, &history).expect("a way back");
+        let back = plan::find_way_back(&snapshot, &history, false).expect("a way back");
         assert_eq!((&back.to, back.restores), (&old, restores), "{}", old.label());
         let planned = plan::plan_rollback(&snapshot, &back);
         let section = planned.plan.steps.iter().find_map(Step::section).expect("a section");
@@ -40,10 +40,12 @@ fn data_are_restored_where_the_older_engine_does_not_read_them_and_stay_where_it
         assert_eq!(section.plan.steps.contains(&SectionStep::Restore), restores.is_some());
         assert!(section.plan.steps.contains(&SectionStep::Keep), "what there is now is kept in any case");
         assert_eq!(
-            plan::find_way_back(&snapshot, &history).expect("one").agreed(&snapshot, false).is_ok(),
+            plan::find_way_back(&snapshot, &history, false).expect("one").agreed(&snapshot, false).is_ok(),
             restores.is_none()
         );
         assert!(back.agreed(&snapshot, true).is_ok());
+        let wanted = plan::find_way_back(&snapshot, &history, true).expect("a way back");
+        assert_eq!(wanted.restores, Some(EARLIER), "{}: who wants the data of then gets them", old.label());
     }
 }
 
@@ -52,10 +54,10 @@ fn who_has_restored_and_goes_back_gets_the_data_that_there_were() {
     let new = upgraded(Fixture::serving()).0.snapshot().spec();
     for restored in [false, true] {
         let (fixture, upgrade) = upgraded(if restored { Fixture::serving() } else { Fixture::valkey() });
-        let back = plan::find_way_back(&fixture.snapshot(), &[upgrade]).expect("a way back");
+        let back = plan::find_way_back(&fixture.snapshot(), &[upgrade], false).expect("a way back");
         let planned = plan::plan_rollback(&fixture.snapshot(), &back);
         let (fixture, rollback) = fixture.after(Kind::Rollback, planned);
-        let again = plan::find_way_back(&fixture.snapshot(), &[rollback]).expect("a way back from there");
+        let again = plan::find_way_back(&fixture.snapshot(), &[rollback], false).expect("a way back from there");
         assert_eq!(again.restores.is_some(), restored);
         assert!(!restored || again.to == new);
     }
@@ -134,7 +136,7 @@ fn settings_and_group_are_those_from_before_and_what_is_gone_of_them_is_told() {
         (vec![group], &without, alone, vec!["was not written down then", "timeout: what was set since"]),
     ] {
         let snapshot = Snapshot { groups: &groups, ..fixture.snapshot() };
-        let back = plan::find_way_back(&snapshot, std::slice::from_ref(undone)).expect("a way back");
+        let back = plan::find_way_back(&snapshot, std::slice::from_ref(undone), false).expect("a way back");
         assert_eq!((&back.configured, &back.to.settings), (&expected, &settings));
         let findings = plan::plan_rollback(&snapshot, &back).findings;
         assert_eq!(findings.len(), told.len(), "{findings:?}");
@@ -146,7 +148,7 @@ fn settings_and_group_are_those_from_before_and_what_is_gone_of_them_is_told() {
     let other = fixture.group(&[("timeout", "60")]);
     let others = [coffer_core::group::Group { id: GroupId(Uuid::nil()), ..other }];
     let snapshot = Snapshot { groups: &others, ..fixture.snapshot() };
-    let back = plan::find_way_back(&snapshot, &[upgrade]).expect("a way back");
+    let back = plan::find_way_back(&snapshot, &[upgrade], false).expect("a way back");
     assert_eq!(back.configured.group, None);
 }
 

@@ -19,8 +19,9 @@ use crate::table::{self, Format};
 /// Looks, asks, and goes back.
 pub(super) async fn run(session: Session, asked: Rollback) -> Result<(), Failure> {
     let found = find::instance_named(&session.trove, &asked.instance).await?;
-    let looked =
-        session.trove.post(&format!("/instances/{}/rollback-preview", found.id), &json!({"rollback": {}})).await;
+    let restore = asked.restore;
+    let path = format!("/instances/{}/rollback-preview", found.id);
+    let looked = session.trove.post(&path, &json!({"rollback": {"restore": restore}})).await;
     let RollbackPlanBody { plan } = looked?;
     if asked.dry_run {
         print(session.format, &plan, || render(&found.name, &plan))?;
@@ -30,10 +31,10 @@ pub(super) async fn run(session: Session, asked: Rollback) -> Result<(), Failure
         table::print(&render(&found.name, &plan))?;
     }
     judged(&found, &plan)?;
-    if !asked.yes && !agreed(&found, &plan)? {
+    if !asked.yes && !agreed(&found, &plan, restore)? {
         return Err(Failure::new(Kind::Refused, "not rolled back; nothing was touched", ""));
     }
-    let body = json!({"rollback": {"accept_loss": !plan.in_place}});
+    let body = json!({"rollback": {"restore": restore, "accept_loss": !plan.in_place}});
     session.trove.tell(Method::POST, &format!("/instances/{}/rollback", found.id), Some(&body)).await?;
     instance::follow(session, &found, asked.wait).await
 }
@@ -52,13 +53,17 @@ fn judged(instance: &Instance, plan: &RollbackPlan) -> Result<(), Failure> {
 }
 
 /// Asks whoever is at the terminal.
-fn agreed(instance: &Instance, plan: &RollbackPlan) -> Result<bool, Failure> {
+fn agreed(instance: &Instance, plan: &RollbackPlan, restore: bool) -> Result<bool, Failure> {
     let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
     if !stdin.is_terminal() || !stderr.is_terminal() {
         return Err(Failure::new(
             Kind::Refused,
             "nobody is at a terminal who could be asked whether to roll back; nothing was touched",
-            format!("coffer instance rollback {} --yes --wait", instance.name),
+            format!(
+                "coffer instance rollback {}{} --yes --wait",
+                instance.name,
+                if restore { " --restore" } else { "" }
+            ),
         ));
     }
     let lost = if plan.in_place { "" } else { " and lose what was written since" };

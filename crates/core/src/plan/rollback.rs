@@ -54,8 +54,9 @@ impl Back {
     }
 }
 
-/// The way back of an instance with these operations, the newest first, or everything that is in its way.
-pub fn find_way_back(snapshot: &Snapshot<'_>, history: &[Operation]) -> Result<Back, Refusal> {
+/// The way back of an instance with these operations, the newest first, or everything that is in its way. With `restore` to the
+/// data of the pre-image in any case, which are what is wanted where those that there are were spoiled.
+pub fn find_way_back(snapshot: &Snapshot<'_>, history: &[Operation], restore: bool) -> Result<Back, Refusal> {
     let mut findings = snapshot.reasons();
     let kept = snapshot.observed.and_then(|observed| observed.ways_back.last());
     // Whether there is one is not known of an agent that says nothing.
@@ -78,7 +79,9 @@ pub fn find_way_back(snapshot: &Snapshot<'_>, history: &[Operation]) -> Result<B
         ..section.from.clone()
     };
     // Who has restored a pre-image and wants to go back wants the data that there were.
-    let stay = section.restores.is_none() && shares_data((now.datastore(), now.number), (to.datastore(), to.number));
+    let stay = !restore
+        && section.restores.is_none()
+        && shares_data((now.datastore(), now.number), (to.datastore(), to.number));
     let configured = configured(snapshot, undone, &to, &mut findings);
     findings.extend(changed_since(snapshot, undone));
     Ok(Back { kept: kept.clone(), restores: (!stay).then_some(kept.operation), to, configured, findings })
@@ -90,7 +93,7 @@ pub fn plan_rollback(snapshot: &Snapshot<'_>, back: &Back) -> Planned {
     let generation = snapshot.instance.generation.next();
     let data = match back.restores {
         Some(_) => format!(
-            "the data become those of {}: {} does not work on what {} wrote",
+            "the data become those of {}, which {} wrote; what {} has written since is lost",
             moment(back.kept.since),
             to.label(),
             from.label()

@@ -15,8 +15,14 @@ use super::{App, Error, RollbackPreview, Thing, needs_write, scope_of};
 use crate::caller::Caller;
 
 impl App {
-    /// What a rollback would do, and what would be lost by it. Asks the agent, which touches nothing that serves.
-    pub async fn preview_rollback(&self, caller: &Caller, id: InstanceId) -> Result<RollbackPreview, Error> {
+    /// What a rollback would do, and what would be lost by it, with `restore` to the data of the pre-image in any case. Asks the
+    /// agent, which touches nothing that serves.
+    pub async fn preview_rollback(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        restore: bool,
+    ) -> Result<RollbackPreview, Error> {
         // The agent works for it, so looking is not enough.
         needs_write(caller, "previewing a rollback")?;
         let row = self.store.instance(scope_of(caller), id).await?;
@@ -26,7 +32,7 @@ impl App {
         let operation = OperationId(Uuid::new_v4());
         let found = self.planned(operation, &row, self.clock.now(), |s| {
             let s = &Snapshot { groups: &groups, ..s.clone() };
-            let back = find_way_back(s, &history)?;
+            let back = find_way_back(s, &history, restore)?;
             let planned = plan_rollback(s, &back);
             Ok::<_, Refusal>((back, planned))
         })?;
@@ -61,15 +67,21 @@ impl App {
         Ok(preview)
     }
 
-    /// Begins to go back to what there was before the last upgrade. Refused where something would be lost and nobody has said
-    /// that it may.
-    pub async fn rollback(&self, caller: &Caller, id: InstanceId, loss_accepted: bool) -> Result<Operation, Error> {
+    /// Begins to go back to what there was before the last upgrade, as it is previewed. Refused where something would be lost
+    /// and nobody has said that it may.
+    pub async fn rollback(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        restore: bool,
+        loss_accepted: bool,
+    ) -> Result<Operation, Error> {
         needs_write(caller, "rolling an instance back")?;
         let history = self.store.operations(scope_of(caller), id).await?;
         let shown = self.instance(caller, id).await?;
         let target = shown.way_back.and_then(|(kept, _)| target(&history, kept.operation));
         let plan = |s: &Snapshot<'_>| {
-            let back = find_way_back(s, &history)?.agreed(s, loss_accepted)?;
+            let back = find_way_back(s, &history, restore)?.agreed(s, loss_accepted)?;
             Ok(plan_rollback(s, &back))
         };
         self.begin(caller, id, Kind::Rollback, target, plan).await

@@ -41,8 +41,8 @@ struct FinalizeBody {
 async fn preview(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>, Json(body): Json) -> Answer {
     let (id, caller) = (at.id()?, asker.caller());
     shared.app.instance(caller, id).await?;
-    request::Rollback::read(&body)?;
-    ok(&RollbackPlanBody { plan: plan(shared.app.preview_rollback(caller, id).await?) })
+    let request::Rollback { restore, .. } = request::Rollback::read(&body)?;
+    ok(&RollbackPlanBody { plan: plan(shared.app.preview_rollback(caller, id, restore).await?) })
 }
 
 /// Back to version, settings and data from before the last upgrade. Refused where something would be lost and `accept_loss` does
@@ -52,8 +52,8 @@ async fn preview(State(shared): State<Shared>, asker: Asker, At(at): At<InInstan
 async fn rollback(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>, Json(body): Json) -> Answer {
     let (id, caller) = (at.id()?, asker.caller());
     shared.app.instance(caller, id).await?;
-    let request::Rollback { accept_loss } = request::Rollback::read(&body)?;
-    shared.app.rollback(caller, id, accept_loss).await?;
+    let request::Rollback { restore, accept_loss } = request::Rollback::read(&body)?;
+    shared.app.rollback(caller, id, restore, accept_loss).await?;
     Ok(accepted())
 }
 
