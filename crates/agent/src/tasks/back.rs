@@ -42,6 +42,7 @@ impl Sight {
                 format!("{} is stopped and {} started on a copy of the pre-image", from.label(), to.label());
             preview.while_serving.push("the pre-image is copied".to_owned());
             learned.findings.extend(self.room(from, operation)?);
+            learned.findings.extend(self.unproven(from, operation)?);
             // Another connection: that one is set up for looking.
             let client = Client::connect(from, &self.paths, &self.secrets).await.map_err(cause)?;
             let loss =
@@ -68,6 +69,17 @@ impl Sight {
                 needed >> 20
             );
             Finding::error("rollback.disk", "volume", message, "make room on it")
+        }))
+    }
+
+    /// That nobody knows what the pre-image holds, where the agent that took it did not write it down.
+    fn unproven(&self, from: &EngineSpec, restores: OperationId) -> Result<Option<Finding>, Cause> {
+        let image = PreImage::of(&self.paths, restores, driver::kinds(from));
+        let held = image.held::<serde::de::IgnoredAny>().map_err(cause)?;
+        Ok(held.is_none().then(|| {
+            let message =
+                "what it holds was not written down when it was taken, so that it cannot be compared afterwards";
+            Finding::notice("rollback.unproven", "pre-image", message, "")
         }))
     }
 
