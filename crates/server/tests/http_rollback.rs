@@ -96,3 +96,31 @@ async fn after_a_finalize_there_is_no_way_back_and_everybody_is_told_why() {
     }
     world.stop().await;
 }
+
+#[tokio::test]
+async fn the_configuration_group_from_before_is_attached_again() {
+    let world = World::start().await;
+    let id = world.instance("w").await;
+    let path = format!("/instances/{id}");
+    let group = world.group("cache", &json!({"timeout": 5})).await;
+    let attach = json!({"instance": {"configuration": group}});
+    assert_eq!(world.demo.put(&path, &attach).await.code, 202);
+    let attached = |id: &str| {
+        let id = json!(id);
+        move |reply: &support::Reply| reply.json()["instance"]["configuration"]["id"] == id
+    };
+    world.demo.until(&path, attached(&group)).await;
+    assert_eq!(world.demo.patch(&path, &json!({"instance": {"datastore_version": "8.0.2"}})).await.code, 202);
+    let upgraded = world.until(&id, "ACTIVE").await;
+    assert_eq!(upgraded["instance"]["configuration"]["name"], "cache-8.0.2");
+    assert_eq!(
+        world.demo.post(&format!("{path}/rollback"), &json!({"rollback": {"accept_loss": true}})).await.code,
+        202
+    );
+    let back = world.until(&id, "ACTIVE").await;
+    assert_eq!(
+        (&back["instance"]["configuration"]["id"], &back["instance"]["datastore"]["version"]),
+        (&json!(group), &json!("7.0.15"))
+    );
+    world.stop().await;
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coffer_core::account::Answer;
 use coffer_core::finding::{Cause, Finding};
-use coffer_core::id::{Digest, Generation, TaskId};
+use coffer_core::id::{Digest, Generation, OperationId, TaskId};
 use coffer_core::instance::{Engine, Observed, WayBack};
 use coffer_core::section::SectionStep;
 use coffer_core::spec::EngineSpec;
@@ -46,6 +46,8 @@ pub(crate) struct Script {
 pub(crate) struct Volume {
     runs: Option<(Generation, EngineSpec)>,
     ways_back: Vec<WayBack>,
+    /// The pre-image that it was told to keep even after its time.
+    pub(crate) held: Option<OperationId>,
     journal: BTreeMap<TaskId, TaskResult>,
     acknowledged: Vec<TaskId>,
     pub(crate) events: Vec<AgentEvent>,
@@ -81,6 +83,7 @@ pub(crate) async fn live(identity: Identity, script: Arc<Mutex<Script>>, volume:
 fn work(desired: &Desired, script: &Mutex<Script>, volume: &Mutex<Volume>) -> Report {
     let (mut script, mut volume) = (script.lock().unwrap(), volume.lock().unwrap());
     let act = |script: &Script, name| script.acts.get(name).cloned().unwrap_or(Act::Succeed);
+    volume.held = desired.held_preimage;
     let mut engine = if volume.runs.is_some() { Engine::Serving } else { Engine::Absent };
     if let Some(wanted) = &desired.engine
         && volume.runs.as_ref().is_none_or(|(generation, _)| *generation < desired.generation)
