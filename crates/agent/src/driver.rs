@@ -165,9 +165,10 @@ pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), 
     if is_sql(spec) { sql::try_target(spec, site).await } else { redis::try_target(spec, site).await }
 }
 
-/// Whether an engine that takes over from `from` has a step of its own to do before anybody may see it.
+/// Whether an engine that takes over from `from` has a step of its own to do before anybody may see it. One that is older has none:
+/// what newer ones have added stays.
 pub(crate) fn has_own_step(from: &EngineSpec, to: &EngineSpec) -> bool {
-    is_sql(to) && from.number != to.number
+    is_sql(to) && from.number < to.number
 }
 
 /// Whether an engine whose log ends with this line has ended as it should. Of one for which nothing depends on that: yes.
@@ -188,6 +189,12 @@ pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
     } else {
         redis::probe(spec, secrets)
     }
+}
+
+/// How many of so many short-lived clients of the probe this engine counts as writes. Those of SQL are asked for nothing that
+/// would be one.
+pub(crate) fn writes_of_probe(spec: &EngineSpec, clients: u64) -> u64 {
+    if is_sql(spec) { 0 } else { clients }
 }
 
 /// How long an engine with so many files needs from the stop to the proof beside what its data costs, in milliseconds on a small
@@ -381,6 +388,23 @@ impl Client {
         match self {
             Self::Redis(_) => Err(Error::Misunderstood { command: "a request about databases and accounts" }),
             Self::Sql(client) => client.accounts(request).await,
+        }
+    }
+
+    /// What the engine has counted as writes since it started, and how long ago that is.
+    pub(crate) async fn writes(&self) -> Result<(u64, Duration), Error> {
+        match self {
+            Self::Redis(client) => client.writes().await,
+            Self::Sql(client) => client.writes().await,
+        }
+    }
+
+    /// The same of an engine that no client has reached yet, where it has done something by itself or was told to. What one of
+    /// Redis does before that it does not count, and its list of commands is long.
+    pub(crate) async fn writes_at_start(&self) -> Result<u64, Error> {
+        match self {
+            Self::Redis(_) => Ok(0),
+            Self::Sql(client) => Ok(client.writes().await?.0),
         }
     }
 

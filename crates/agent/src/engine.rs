@@ -25,7 +25,7 @@ use crate::driver::{self, Client};
 use crate::gate::{self, Gate};
 use crate::sandbox::{self, Exit, Process, Step, User};
 use crate::site::{self, Error, Exposure, Paths, Port, Secrets, Site, last_line, last_words};
-use crate::state::is_full;
+use crate::state::{Birth, is_full};
 use crate::tasks::Volume;
 use crate::{sql, tasks};
 
@@ -106,6 +106,11 @@ impl EngineHost {
     /// The engine, if it runs.
     pub(crate) fn process(&self) -> Option<&Process> {
         self.process.as_ref().filter(|p| p.is_alive())
+    }
+
+    /// Which process the engine is, if it runs.
+    pub(crate) fn birth(&self) -> Option<Birth> {
+        self.process().map(|process| Birth { pid: process.pid(), start_ticks: process.start_ticks() })
     }
 
     /// Starts the engine and waits until it answers the agent and has its data. Running already, it is only waited for. Clients

@@ -98,6 +98,7 @@ fn first_report(state: &state::State) -> Report {
         isolation: Vec::new(),
         settling: false,
         gate: None,
+        ways_back: Vec::new(),
     };
     Report { observed, running: None, results: state.results.clone(), events: state.events.clone() }
 }

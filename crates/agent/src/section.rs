@@ -4,20 +4,24 @@
 //! and each undo does. Nothing in here waits for the control plane. What is recorded before an act that could not be taken
 //! back otherwise is flushed to disk.
 
+mod back;
+mod record;
+
 use std::time::Duration;
 
 use coffer_core::finding::{Cause, Finding, Severity};
 use coffer_core::operation::{self, Event, Next, Phase};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::{Learned, Order, Outcome, StepEnd, StepRecord, TaskResult};
+use coffer_core::task::{Learned, Order, Outcome, StepEnd, TaskResult};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use self::record::{note_begin, note_end};
 use crate::driver::{self, Client, Settled, Temporary};
 use crate::engine::cause;
 use crate::site::{Error, Exposure, PreImage, Probe, Seen};
-use crate::state::{Durability, Journal, KeptPreimage};
+use crate::state::{Durability, Held, Journal};
 use crate::supervisor::Supervisor;
 use crate::tasks;
 
@@ -47,6 +51,7 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
         stuck: None,
         gap_us: None,
         clients: None,
+        own_writes: None,
     });
 }
 
@@ -135,7 +140,7 @@ async fn pause(failures: usize) -> usize {
 /// decided has to survive a power cut too.
 fn durability(step: SectionStep) -> Durability {
     match step {
-        SectionStep::Stop | SectionStep::Start | SectionStep::Open => Durability::Flushed,
+        SectionStep::Stop | SectionStep::Restore | SectionStep::Start | SectionStep::Open => Durability::Flushed,
         SectionStep::Prepare | SectionStep::Quiesce | SectionStep::Keep | SectionStep::Swap | SectionStep::Prove => {
             Durability::Written
         }
@@ -170,9 +175,7 @@ fn finish(sup: &mut Supervisor) -> Result<(), crate::Error> {
         }
         Phase::Done | Phase::Forward { .. } | Phase::Backward { .. } | Phase::Stuck { .. } => {
             if journal.section.plan.steps.contains(&SectionStep::Keep) {
-                sup.state
-                    .preimages
-                    .push(KeptPreimage { operation: journal.section.operation, since: Timestamp::now() });
+                back::keep(sup, &journal);
             }
             Outcome::Done(Box::new(learned))
         }
@@ -209,6 +212,11 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             sup.state.engine = Some(section.to.clone());
             Ok(section.to.label())
         }
+        SectionStep::Restore => {
+            blocking(sup, &section, back::restore).await?;
+            sup.state.on_disk = Some(section.to.number);
+            Ok(String::new())
+        }
         SectionStep::Start => {
             // One that an agent started before it was killed may be half open, or another version: it is begun anew.
             sup.host.kill().await?;
@@ -218,9 +226,19 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
         }
         SectionStep::Prove => {
             let left = time_left(sup, &section)?;
-            in_time(left, &section.to, prove(sup, &section.to)).await
+            let proven = in_time(left, &section.to, prove(sup, &section.to)).await?;
+            // Not later: once it has begun to be opened, an agent that comes next cannot tell whose writes are counted.
+            let own = match section.plan.steps.contains(&SectionStep::Keep) {
+                true => back::writes_at_start(sup, &section).await,
+                false => None,
+            };
+            if let Some(journal) = sup.state.section.as_mut() {
+                journal.own_writes = own;
+            }
+            Ok(proven)
         }
         SectionStep::Open => {
+            let before = live.probe.as_ref().map_or(0, Probe::answered);
             open(sup, &section.to).await?;
             let opened = Timestamp::now();
             let seen = probed(live).await;
@@ -230,6 +248,9 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             if let Some(journal) = sup.state.section.as_mut() {
                 // Where the agent itself was killed meanwhile, the probe saw only the end of it.
                 let whole = journal.quiesced_at.and_then(|at| Duration::try_from(opened.duration_since(at)).ok());
+                // Of a probe that died with its agent some may be missing: what is lost is then told as a little more than it is.
+                let since = seen.map_or(0, |seen| seen.clients.answered() - before);
+                journal.own_writes = journal.own_writes.map(|own| own + driver::writes_of_probe(&section.to, since));
                 journal.gap_us =
                     seen.map(|seen| seen.gap).max(whole).and_then(|gap| u64::try_from(gap.as_micros()).ok());
             }
@@ -242,7 +263,8 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
 /// The new engine, closed, with its own step done.
 async fn start_new(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
     let client = sup.host.start(&section.to, Exposure::Closed).await?;
-    if driver::has_own_step(&section.from, &section.to) {
+    // What is restored is of this very version.
+    if section.restores.is_none() && driver::has_own_step(&section.from, &section.to) {
         let began = Instant::now();
         let said = sup.host.own_step(&section.to, &client).await?;
         return Ok(format!("its own step took {} ms; its last words: {said}", began.elapsed().as_millis()));
@@ -319,7 +341,10 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
     if section.plan.steps.contains(&SectionStep::Keep) {
         blocking(sup, section, PreImage::copy_ahead).await?;
     }
-    Ok(String::new())
+    match section.restores {
+        Some(operation) => back::make_ready(sup, section, operation).await,
+        None => Ok(String::new()),
+    }
 }
 
 async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Result<String, Cause> {
@@ -433,7 +458,8 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
         }
         // No client has reached it, so nothing is lost with it.
         SectionStep::Start => sup.host.kill().await,
-        SectionStep::Quiesce | SectionStep::Prove | SectionStep::Open => Ok(()),
+        // What was there before Restore is put back by the undo of Keep.
+        SectionStep::Restore | SectionStep::Quiesce | SectionStep::Prove | SectionStep::Open => Ok(()),
     }
 }
 
@@ -466,7 +492,8 @@ async fn serving(sup: &mut Supervisor, section: &Section) -> Result<Client, Caus
     sup.host.start(&section.from, Exposure::Open).await
 }
 
-/// Proves that the engine is what `spec` says and holds what was counted when writes were made to wait.
+/// Proves that the engine is what `spec` says and holds what was counted when writes were made to wait: now, or before the
+/// pre-image was taken that it runs on.
 async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause> {
     let client = sup.host.ready(spec).await?;
     let found = client.verify_closed(spec).await.map_err(cause)?;
@@ -477,10 +504,10 @@ async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause>
     let mut compared = String::new();
     // Where the old engine had died before anything was counted, there is nothing to compare with.
     if let Some(journal) = &sup.state.section
-        && let Some(before) = &journal.fingerprint
+        && let Some(Held { measures, fingerprint }) = back::held(sup, journal, spec)?
     {
         let same_engine = journal.section.from.number == spec.number;
-        let seen = client.compare(&journal.measures, before).await;
+        let seen = client.compare(&measures, &fingerprint).await;
         if same_engine && driver::works_in_place(spec) {
             // The files are those that it left: another look at them gives no other data, and keeping clients out none either.
             let differs = match seen {
@@ -551,34 +578,4 @@ async fn blocking<T: Send + 'static>(
 fn unsaved(error: crate::Error) -> Cause {
     tracing::error!(%error, "journal");
     Cause::new("the agent's journal cannot be written", "make room on the disk of the volume, then ask again")
-}
-
-/// A step that is done again after a crash goes on in the record that it has. One that is tried again gets another, in the
-/// place of its last but the first: why it failed first is what matters, and it may be tried for days.
-fn note_begin(sup: &mut Supervisor, name: String) {
-    let Some(journal) = sup.state.section.as_mut() else { return };
-    let steps = &mut journal.steps;
-    if steps.last().is_some_and(|s| s.name == name && s.end.is_none()) {
-        return;
-    }
-    if let [.., first, last] = steps.as_slice()
-        && first.name == name
-        && last.name == name
-    {
-        steps.pop();
-    }
-    steps.push(StepRecord { name, began_at: Timestamp::now(), ended_at: None, end: None, detail: String::new() });
-}
-
-fn note_end(sup: &mut Supervisor, end: StepEnd, detail: String) {
-    if let Some(record) = sup.state.section.as_mut().and_then(|j| j.steps.last_mut()) {
-        record.ended_at = Some(Timestamp::now());
-        record.end = Some(end);
-        record.detail = detail;
-    }
-    if matches!(end, StepEnd::Done | StepEnd::Undone)
-        && let Some(journal) = sup.state.section.as_mut()
-    {
-        journal.stuck = None;
-    }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
-use coffer_core::id::{Generation, OperationId, TaskId};
+use coffer_core::id::{Generation, OperationId, TaskId, VersionId};
 use coffer_core::operation::Phase;
 use coffer_core::section::Section;
 use coffer_core::spec::EngineSpec;
@@ -75,13 +75,44 @@ pub struct Journal {
     pub stuck: Option<Cause>,
     pub gap_us: Option<u64>,
     pub clients: Option<ClientView>,
+    /// What the new engine counted as writes before clients got in, and those of the probe after that.
+    #[serde(default)]
+    pub own_writes: Option<u64>,
 }
 
-/// A pre-image whose upgrade succeeded.
+/// A pre-image whose operation succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptPreimage {
     pub operation: OperationId,
     pub since: Timestamp,
+    /// The version that it is of. Not known of those that agents before this one took, as all that follows.
+    #[serde(default)]
+    pub version: Option<VersionId>,
+    #[serde(default)]
+    pub bytes: u64,
+    /// The engine that clients were let in to then.
+    #[serde(default)]
+    pub engine: Option<Birth>,
+    /// Of what that engine counts as writes, so many were Coffer's own.
+    #[serde(default)]
+    pub own_writes: Option<u64>,
+    /// Whether its time was ended. It goes with the next look.
+    #[serde(default)]
+    pub finalized: bool,
+}
+
+/// Which process something is, for as long as the machine runs: its number and when it started, in ticks since the boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Birth {
+    pub pid: i32,
+    pub start_ticks: u64,
+}
+
+/// What a pre-image holds, beside it: what is compared when somebody goes back to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Held {
+    pub measures: Temporary,
+    pub fingerprint: Fingerprint,
 }
 
 /// What a written state survives.

@@ -17,8 +17,8 @@
 use std::time::Duration;
 
 use coffer_core::finding::Cause;
-use coffer_core::id::{Generation, TaskId};
-use coffer_core::instance::{Engine, Observed};
+use coffer_core::id::{Generation, OperationId, TaskId};
+use coffer_core::instance::{Engine, Observed, WayBack};
 use coffer_core::spec::EngineSpec;
 use coffer_core::task::{Learned, Order, Outcome, Task, TaskResult};
 use coffer_wire::agent::{Ack, AgentEvent, Report, Running};
@@ -31,7 +31,7 @@ use crate::engine::EngineHost;
 use crate::link::Wanted;
 use crate::sandbox::Exit;
 use crate::site::{self, Exposure, PreImage};
-use crate::state::{Durability, State, StateFile};
+use crate::state::{Durability, KeptPreimage, State, StateFile};
 use crate::tasks;
 use crate::{live, section};
 
@@ -77,6 +77,8 @@ pub(crate) struct Supervisor {
     retry_at: Instant,
     volume_used_bytes: u64,
     keep_preimages: Duration,
+    /// The pre-image that an open operation goes back to.
+    held_preimage: Option<OperationId>,
     /// When it is next tried to end temporary measures.
     settle_at: Instant,
 }
@@ -107,6 +109,7 @@ impl Supervisor {
             retry_at: Instant::now(),
             volume_used_bytes: 0,
             keep_preimages: Duration::from_secs(24 * 3600),
+            held_preimage: None,
             settle_at: Instant::now(),
         }
     }
@@ -175,6 +178,7 @@ impl Supervisor {
                 isolation: self.state.isolation.clone(),
                 settling: self.state.settle.is_some(),
                 gate: self.host.gate_seen(),
+                ways_back: self.ways_back(),
             },
             running: running.or(beside),
             results: self.state.results.clone(),
@@ -280,6 +284,7 @@ impl Supervisor {
         // Of servers that do not agree, one is late: it knows of an earlier generation.
         let Some(desired) = wanted.iter().max_by_key(|desired| desired.generation) else { return Ok(()) };
         self.keep_preimages = Duration::from_secs(desired.keep_preimage_seconds);
+        self.held_preimage = desired.held_preimage;
         if desired.generation > self.state.generation
             && self.state.engine.is_none()
             && let Some(engine) = desired.engine.clone()
@@ -297,7 +302,12 @@ impl Supervisor {
         let decided = match &order.task {
             Task::Section(section) => Some(section.generation),
             Task::Configure { generation, .. } => Some(*generation),
-            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => None,
+            Task::Fetch { .. }
+            | Task::Check { .. }
+            | Task::CheckBack { .. }
+            | Task::Verify { .. }
+            | Task::Accounts { .. }
+            | Task::Finalize { .. } => None,
         };
         if let Some(generation) = decided.filter(|generation| *generation <= self.state.generation) {
             let cause = Cause::new(
@@ -315,9 +325,23 @@ impl Supervisor {
                 self.retune = Some(Retune { task: order.id, to: to.clone(), generation: *generation });
                 return Ok(());
             }
-            Task::Fetch { .. } | Task::Check { .. } | Task::Verify { .. } | Task::Accounts { .. } => {}
+            Task::Finalize { operations } => {
+                // It is over when that is written down: what is to be removed is removed, now or later.
+                for preimage in &mut self.state.preimages {
+                    preimage.finalized |= operations.contains(&preimage.operation);
+                }
+                self.finish(order.id, Ok(()))?;
+                self.collect_preimages()?;
+                self.publish();
+                return Ok(());
+            }
+            Task::Fetch { .. }
+            | Task::Check { .. }
+            | Task::CheckBack { .. }
+            | Task::Verify { .. }
+            | Task::Accounts { .. } => {}
         }
-        let work = tasks::work(order.clone(), &self.host, self.state.engine.clone());
+        let work = tasks::work(order.clone(), &self.host, &self.state);
         self.beside = Some(order);
         let done = self.done.0.clone();
         tokio::task::spawn_local(async move {
@@ -430,24 +454,41 @@ impl Supervisor {
         self.save(Durability::Flushed)
     }
 
-    /// Removes the pre-images whose time is over. Whatever fails here is tried again; it fails nothing else.
+    /// The pre-images that can be gone back to.
+    fn ways_back(&self) -> Vec<WayBack> {
+        let keep = jiff::SignedDuration::try_from(self.keep_preimages).unwrap_or(jiff::SignedDuration::MAX);
+        let shown = self.state.preimages.iter().filter(|kept| !kept.finalized);
+        let way_back = |kept: &KeptPreimage| WayBack {
+            operation: kept.operation,
+            version: kept.version,
+            since: kept.since,
+            until: kept.since.saturating_add(keep).unwrap_or(Timestamp::MAX),
+            bytes: kept.bytes,
+        };
+        shown.map(way_back).collect()
+    }
+
+    /// Removes the pre-images whose time is over, but for one that somebody is about to go back to. Whatever fails here is tried
+    /// again; it fails nothing else.
     fn collect_preimages(&mut self) -> Result<(), crate::Error> {
         let Some(kinds) = self.state.engine.as_ref().map(driver::kinds) else { return Ok(()) };
         let now = Timestamp::now();
-        let keep = self.keep_preimages;
-        let (old, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.preimages)
-            .into_iter()
-            .partition(|p| Duration::try_from(now.duration_since(p.since)).is_ok_and(|age| age >= keep));
-        self.state.preimages = kept;
-        if old.is_empty() {
-            return Ok(());
-        }
-        for preimage in old {
-            if let Err(error) = PreImage::of(&self.host.paths, preimage.operation, kinds).discard() {
-                tracing::warn!(%error, operation = %preimage.operation, "pre-image stays");
-                self.state.preimages.push(preimage);
+        let is_over = |kept: &KeptPreimage| {
+            let age = Duration::try_from(now.duration_since(kept.since));
+            kept.finalized || age.is_ok_and(|age| age >= self.keep_preimages)
+        };
+        let goes = |kept: &&KeptPreimage| is_over(kept) && self.held_preimage != Some(kept.operation);
+        let mut gone = Vec::new();
+        for kept in self.state.preimages.iter().filter(goes) {
+            match PreImage::of(&self.host.paths, kept.operation, kinds).discard() {
+                Ok(()) => gone.push(kept.operation),
+                Err(error) => tracing::warn!(%error, operation = %kept.operation, "pre-image stays"),
             }
         }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.state.preimages.retain(|kept| !gone.contains(&kept.operation));
         self.save(Durability::Written)
     }
 }

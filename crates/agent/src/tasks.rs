@@ -1,12 +1,14 @@
 //! The tasks that run beside the engine: fetching images, looking, and changing databases and accounts. None of them
 //! changes what serves.
 
+mod back;
+
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coffer_core::account::{Answer, Refusal, Request};
-use coffer_core::finding::{Cause, Finding, refuses};
+use coffer_core::finding::{Cause, Finding, Severity, refuses};
 use coffer_core::id::Digest;
 use coffer_core::spec::{EngineSpec, ImageWanted};
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
@@ -16,6 +18,7 @@ use crate::driver::{self, Client, Seen};
 use crate::engine::{EngineHost, cause};
 use crate::sandbox::User;
 use crate::site::{Error, Paths, PreImage, Secrets, Site, copy_millis};
+use crate::state::{Birth, KeptPreimage, State};
 
 /// What a task that looks needs of the instance.
 struct Sight {
@@ -23,32 +26,34 @@ struct Sight {
     paths: Paths,
     secrets: Secrets,
     user: User,
-    /// What runs now.
+    /// What runs now, and as which process.
     engine: Option<EngineSpec>,
+    birth: Option<Birth>,
+    /// The pre-images that are kept.
+    preimages: Vec<KeptPreimage>,
 }
 
 /// The work of this task, to be awaited beside everything else.
-pub(crate) fn work(
-    order: Order,
-    host: &EngineHost,
-    engine: Option<EngineSpec>,
-) -> impl Future<Output = TaskResult> + use<> {
+pub(crate) fn work(order: Order, host: &EngineHost, state: &State) -> impl Future<Output = TaskResult> + use<> {
     let sight = Sight {
         images: host.images().clone(),
         paths: host.paths.clone(),
         secrets: host.secrets.clone(),
         user: host.user,
-        engine,
+        engine: state.engine.clone(),
+        birth: host.birth(),
+        preimages: state.preimages.clone(),
     };
     async move {
         let mut learned = Learned::default();
         let end = match &order.task {
             Task::Fetch { image } => sight.fetch(image, &mut learned).await,
             Task::Check { to, try_target } => sight.check(to, *try_target, &mut learned).await,
+            Task::CheckBack { to, restores } => sight.check_back(to, *restores, &mut learned).await,
             Task::Verify { expect } => sight.verify(expect, &mut learned).await,
             Task::Accounts { request } => sight.accounts(request, &mut learned).await,
-            // What touches the engine the supervisor does itself.
-            Task::Section(_) | Task::Configure { .. } => Ok(()),
+            // What touches the engine or what is kept the supervisor does itself.
+            Task::Section(_) | Task::Configure { .. } | Task::Finalize { .. } => Ok(()),
         };
         let learned = Box::new(learned);
         let outcome = match end {
@@ -87,25 +92,17 @@ impl Sight {
         learned.preview = Some(self.preview(from, to, &seen)?);
         learned.findings = seen.findings;
         if try_target {
-            let tried = match root {
-                Ok(root) => self.try_target(to, &root).await,
-                Err(why) => Err(why),
-            };
-            learned.findings.extend(tried.err());
+            learned.findings.extend(self.tried(to, root).await);
         }
-        if refuses(&learned.findings) {
-            let errors: Vec<_> = learned
-                .findings
-                .iter()
-                .filter(|f| f.severity == coffer_core::finding::Severity::Error)
-                .map(ToString::to_string)
-                .collect();
-            return Err(Cause::new(
-                format!("the checks refuse {}: {}", to.label(), errors.join("; ")),
-                "mend what they name, then ask again; nothing was touched",
-            ));
+        judged(to, &learned.findings)
+    }
+
+    /// Why the target binary would not start, if it would not or cannot be asked.
+    async fn tried(&self, to: &EngineSpec, root: Result<PathBuf, Finding>) -> Option<Finding> {
+        match root {
+            Ok(root) => self.try_target(to, &root).await.err(),
+            Err(why) => Some(why),
         }
-        Ok(())
     }
 
     /// The target's engine root. Where its image is not here yet, the upgrade will look again after it was fetched.
@@ -171,6 +168,18 @@ impl Sight {
         }
         Ok(())
     }
+}
+
+/// A failure where one of the findings refuses.
+fn judged(to: &EngineSpec, findings: &[Finding]) -> Result<(), Cause> {
+    if !refuses(findings) {
+        return Ok(());
+    }
+    let errors: Vec<_> = findings.iter().filter(|f| f.severity == Severity::Error).map(ToString::to_string).collect();
+    Err(Cause::new(
+        format!("the checks refuse {}: {}", to.label(), errors.join("; ")),
+        "mend what they name, then ask again; nothing was touched",
+    ))
 }
 
 /// The target binary cannot be started as it would be.

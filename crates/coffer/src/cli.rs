@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// See which sizes of instance there are.
     #[command(subcommand)]
     Flavor(Flavor),
-    /// Create, see, upgrade, restart and delete instances.
+    /// Create, see, upgrade, roll back, restart and delete instances.
     #[command(subcommand)]
     Instance(Instance),
     /// Create, list and delete databases in an instance of MariaDB or MySQL.
@@ -246,6 +246,17 @@ pub(crate) enum Instance {
         version: String,
     },
     Upgrade(Upgrade),
+    Rollback(Rollback),
+    /// End the time in which an upgrade can be rolled back, and free the room that its pre-image takes.
+    ///
+    /// It ends by itself after the time that the operator has set (24 h unless told otherwise); `coffer instance show` says when.
+    #[command(after_help = "Example:\n  coffer instance finalize redis_test --wait")]
+    Finalize {
+        /// The instance's id or name.
+        instance: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// List what was done to an instance, or is being done: every step with its times, the gap, the findings.
     #[command(
         after_help = "Examples:\n  coffer instance operations redis_test\n  coffer instance operations redis_test --wait"
@@ -328,6 +339,34 @@ pub(crate) struct Upgrade {
     pub wait: Wait,
 }
 
+/// Go back to what an instance was before its last upgrade: version, settings and data.
+///
+/// Possible until the upgrade is finalized, by itself after some time or by `coffer instance finalize`; `coffer instance show` says
+/// until when. Where the older version works on the data as they are nothing is lost. Else the data become those from before
+/// the upgrade, and what was written since is lost; how much that is, is said before anything is done. The data that there are
+/// now are kept in turn, so that the rollback can be rolled back.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  coffer instance rollback redis_test --dry-run       see what would be done and lost, change nothing
+  coffer instance rollback redis_test --wait          see it, be asked, do it, and show each step
+  coffer instance rollback redis_test --yes --wait    the same without being asked")]
+pub(crate) struct Rollback {
+    /// The instance's id or name.
+    pub instance: String,
+    /// Print the plan, what would be lost and what was found, and change nothing.
+    #[arg(long, conflicts_with_all = ["wait", "yes"])]
+    pub dry_run: bool,
+    /// Take the data from before the upgrade even where the older version works on those that there are, such as when these were
+    /// spoiled.
+    #[arg(long)]
+    pub restore: bool,
+    /// Do not ask: what is lost may be lost.
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
 /// Whether and how long a command stays until what it asked for is done.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Wait {
@@ -382,6 +421,7 @@ mod tests {
         check("coffer instance create x --flavor 1 --size 0", "0 is not in 1..");
         check("coffer instance create x --flavor 1 --size 1 --set nonsense", "NAME=VALUE");
         check("coffer instance upgrade x 8.0 --dry-run --wait", "cannot be used with");
+        check("coffer instance rollback x --dry-run --yes", "cannot be used with");
         check("coffer instance restart x --timeout 10m", "--wait");
         check("coffer instance restart x --wait --timeout soon", "--timeout");
         check("coffer instance delete", "<INSTANCE>");

@@ -84,6 +84,14 @@ fn an_instance_goes_from_version_to_version() {
     check(&world, &instance, &new, "upgrade");
     let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
     assert_eq!(agent.ask("SELECT COUNT(*) FROM mysql.user WHERE user = 'coffer'").unwrap(), ["1"]);
+    drop(agent);
+
+    // Within its series the older one works on what the newer one wrote, so that nothing is lost by going back.
+    connect(&instance).run("INSERT INTO shop.old VALUES (77, 'since')");
+    let since = read(&instance);
+    world.coffer(["instance", "rollback", "m", "--yes", "--wait"]).ok();
+    assert_same(&since, &read(&instance), "rollback");
+    check(&world, &instance, OLD, "rollback");
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 

@@ -83,6 +83,22 @@ pub struct Observed {
     /// Who gets new connections; `None` until the first engine was started.
     #[serde(default)]
     pub gate: Option<GateSeen>,
+    /// The pre-images that are kept, the oldest first. A rollback goes to the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ways_back: Vec<WayBack>,
+}
+
+/// A pre-image that an agent keeps: what an instance can be taken back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayBack {
+    /// The operation before which data and configuration were so.
+    pub operation: OperationId,
+    /// The version that it is of; `None` where the agent that took it did not write that down.
+    pub version: Option<VersionId>,
+    pub since: Timestamp,
+    /// When it is removed, as far as the agent has been told.
+    pub until: Timestamp,
+    pub bytes: u64,
 }
 
 /// An instance's gate, as its agent sees it.
@@ -120,11 +136,16 @@ pub enum Kind {
     Delete,
     /// Other settings for an engine that goes on.
     Configure,
+    /// Back to what there was before an upgrade that succeeded.
+    Rollback,
+    /// The end of the time in which there is a way back.
+    Finalize,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Create, Self::Upgrade, Self::Restart, Self::Delete, Self::Configure];
+    pub const ALL: [Self; 7] =
+        [Self::Create, Self::Upgrade, Self::Restart, Self::Delete, Self::Configure, Self::Rollback, Self::Finalize];
 
     /// The name in records, logs, metrics and tables.
     pub fn name(self) -> &'static str {
@@ -134,6 +155,8 @@ impl Kind {
             Self::Restart => "restart",
             Self::Delete => "delete",
             Self::Configure => "configure",
+            Self::Rollback => "rollback",
+            Self::Finalize => "finalize",
         }
     }
 }
@@ -202,10 +225,10 @@ impl Status {
         match open {
             Some((_, Phase::Stuck { .. })) => Self::Error,
             Some((Kind::Create, _)) => Self::Build,
-            Some((Kind::Upgrade, _)) => Self::Upgrade,
+            Some((Kind::Upgrade | Kind::Rollback, _)) => Self::Upgrade,
             Some((Kind::Restart, _)) => Self::Reboot,
             Some((Kind::Delete, _)) => Self::Shutdown,
-            Some((Kind::Configure, _)) => Self::Active,
+            Some((Kind::Configure | Kind::Finalize, _)) => Self::Active,
             None if built => Self::Active,
             None => Self::Error,
         }

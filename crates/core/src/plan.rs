@@ -3,6 +3,8 @@
 //! A plan is decided completely before anything is touched. What `--dry-run` prints is this value, and nothing later
 //! decides anew. A variant of [`Step`] may be added, never changed: plans lie in stores, and newer binaries finish them.
 
+mod rollback;
+
 use serde::{Deserialize, Serialize};
 
 use crate::account;
@@ -17,6 +19,8 @@ use crate::operation::Plan;
 use crate::section::Section;
 use crate::spec::{EngineSpec, Settings};
 use crate::task::Task;
+
+pub use rollback::{Back, find_way_back, plan_finalize, plan_rollback};
 
 /// One step of the control plane.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,13 +49,31 @@ impl Step {
             Self::Run { .. } => "run",
             Self::Ask { task, .. } => match **task {
                 Task::Fetch { .. } => "fetch",
-                Task::Check { .. } => "check",
+                Task::Check { .. } | Task::CheckBack { .. } => "check",
                 Task::Verify { .. } => "verify",
                 Task::Section(_) => "section",
                 Task::Accounts { .. } => "accounts",
                 Task::Configure { .. } => "configure",
+                Task::Finalize { .. } => "finalize",
             },
             Self::Record(_) => "record",
+        }
+    }
+
+    /// The critical section that it hands over, if that is what it does.
+    pub fn section(&self) -> Option<&Section> {
+        match self {
+            Self::Ask { task, .. } => match &**task {
+                Task::Section(section) => Some(section),
+                Task::Fetch { .. }
+                | Task::Check { .. }
+                | Task::CheckBack { .. }
+                | Task::Verify { .. }
+                | Task::Configure { .. }
+                | Task::Finalize { .. }
+                | Task::Accounts { .. } => None,
+            },
+            Self::EnsurePlace | Self::DropPlace | Self::Run { .. } | Self::Record(_) => None,
         }
     }
 }
@@ -69,6 +91,9 @@ pub enum Record {
         /// Where its settings come from, where that changes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         configured: Option<Box<Configured>>,
+        /// Where its settings came from until then, where there is a way back to that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Box<Configured>>,
     },
     /// The instance is gone.
     Deleted,
@@ -101,7 +126,7 @@ pub struct Snapshot<'a> {
     pub catalogue: &'a [Version],
     /// What an upgrade does about defaults that change.
     pub policy: Policy,
-    /// The groups of the instance's project, for an upgrade, which uses again what was migrated before.
+    /// The groups of the instance's project, for an upgrade, which uses again what was migrated before, and for a rollback.
     pub groups: &'a [Group],
 }
 
@@ -110,6 +135,11 @@ impl Snapshot<'_> {
     pub fn spec(&self) -> EngineSpec {
         let i = self.instance;
         EngineSpec::new(self.version, self.flavor, i.volume_gib, i.address, i.settings.clone())
+    }
+
+    /// Where its settings come from.
+    fn configured(&self) -> Configured {
+        Configured { own: self.instance.own.clone(), group: self.instance.group.clone() }
     }
 
     fn busy(&self) -> Option<Finding> {
@@ -237,7 +267,7 @@ pub fn plan_upgrade(snapshot: &Snapshot<'_>, to: &Version) -> Result<Planned, Re
         ask(Task::Fetch { image: target.image.clone() }, FETCH_SECONDS),
         ask(Task::Check { to: target.clone(), try_target: true }, CHECK_SECONDS),
         ask(Task::Section(Box::new(section)), SECTION_SECONDS),
-        runs(target, generation, Some(configured)),
+        runs(target, generation, Some(configured), Some(snapshot.configured())),
     ];
     let notes = match snapshot.policy {
         Policy::Preserve => Vec::new(),
@@ -303,7 +333,7 @@ pub fn plan_restart(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     let to = EngineSpec { settings: snapshot.instance.wanted(), ..spec.clone() };
     let generation = snapshot.instance.generation.next();
     let section = Section::restart(snapshot.operation, spec, to.clone(), generation);
-    let steps = vec![ask(Task::Section(Box::new(section)), SECTION_SECONDS), runs(to, generation, None)];
+    let steps = vec![ask(Task::Section(Box::new(section)), SECTION_SECONDS), runs(to, generation, None, None)];
     let plan = Plan { point_of_no_return: 1, steps, notes: Vec::new() };
     Ok(Planned { plan, findings, settings: SettingsChange::default() })
 }
@@ -334,7 +364,7 @@ pub fn plan_configure(snapshot: &Snapshot<'_>, group: Option<&Group>) -> Result<
     if is_live {
         steps.push(ask(Task::Configure { to: spec.clone(), generation }, SECTION_SECONDS));
     }
-    steps.push(runs(spec, generation, Some(Configured { own: i.own.clone(), group: group.cloned() })));
+    steps.push(runs(spec, generation, Some(Configured { own: i.own.clone(), group: group.cloned() }), None));
     let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes: Vec::new() };
     Ok(Planned { plan, findings, settings: SettingsChange::default() })
 }
@@ -347,8 +377,9 @@ pub fn plan_delete(snapshot: &Snapshot<'_>) -> Result<Planned, Refusal> {
     Ok(Planned { plan, findings: Vec::new(), settings: SettingsChange::default() })
 }
 
-fn runs(spec: EngineSpec, generation: Generation, configured: Option<Configured>) -> Step {
-    Step::Record(Record::Runs { spec: Box::new(spec), generation, configured: configured.map(Box::new) })
+fn runs(spec: EngineSpec, generation: Generation, configured: Option<Configured>, before: Option<Configured>) -> Step {
+    let (configured, before) = (configured.map(Box::new), before.map(Box::new));
+    Step::Record(Record::Runs { spec: Box::new(spec), generation, configured, before })
 }
 
 fn ask(task: Task, within_seconds: u32) -> Step {

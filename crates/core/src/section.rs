@@ -10,13 +10,15 @@
 //!  Stop       the old engine has ended cleanly
 //!  Keep       the pre-image is complete
 //!  Swap       configuration and record of the agent say the new engine
+//!  Restore    of a rollback alone: the data are those of the pre-image that it goes back to
 //!  Start      the new engine runs, reachable for the agent alone
 //!  Prove      the new engine is what was asked for and holds what was counted
 //!  Open       clients get in                     <- the gap ends; the point of no return is the begin of this
 //! ```
 //!
 //! The undo of each step puts back what it may have touched: of Stop that the old engine runs, is proven and open; of
-//! Quiesce that writes go on; of Prepare that no temporary measure is left.
+//! Quiesce that writes go on; of Prepare that no temporary measure is left. Restore has none: the undo of Keep puts back the
+//! data that there were, from the pre-image that this very section has taken of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,7 @@ pub enum SectionStep {
     Stop,
     Keep,
     Swap,
+    Restore,
     Start,
     Prove,
     Open,
@@ -47,6 +50,7 @@ impl SectionStep {
             Self::Stop => "stop",
             Self::Keep => "keep",
             Self::Swap => "swap",
+            Self::Restore => "restore",
             Self::Start => "start",
             Self::Prove => "prove",
             Self::Open => "open",
@@ -64,6 +68,9 @@ pub struct Section {
     /// The generation that the agent runs when the section is done.
     pub generation: Generation,
     pub plan: Plan<SectionStep>,
+    /// The operation whose pre-image the data become, where they do not stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restores: Option<OperationId>,
 }
 
 impl Section {
@@ -84,6 +91,23 @@ impl Section {
         Self::new(operation, from, to, generation, steps)
     }
 
+    /// Back to an engine that there was before: on the pre-image of the operation that it `restores`, or, where there is none,
+    /// on the data as they are. The data that there are now become this operation's own pre-image.
+    pub fn rollback(
+        operation: OperationId,
+        from: EngineSpec,
+        to: EngineSpec,
+        generation: Generation,
+        restores: Option<OperationId>,
+    ) -> Self {
+        use SectionStep::{Keep, Open, Prepare, Prove, Quiesce, Restore, Start, Stop, Swap};
+        let mut steps = vec![Prepare, Quiesce, Stop, Keep, Swap, Start, Prove, Open];
+        if restores.is_some() {
+            steps.insert(5, Restore);
+        }
+        Self { restores, ..Self::new(operation, from, to, generation, steps) }
+    }
+
     fn new(
         operation: OperationId,
         from: EngineSpec,
@@ -93,6 +117,7 @@ impl Section {
     ) -> Self {
         // Once Open has begun a client may have written to the new engine.
         let point_of_no_return = steps.len() - 1;
-        Self { operation, from, to, generation, plan: Plan { steps, point_of_no_return, notes: Vec::new() } }
+        let plan = Plan { steps, point_of_no_return, notes: Vec::new() };
+        Self { operation, from, to, generation, plan, restores: None }
     }
 }

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::account;
-use crate::datastore::Number;
+use crate::datastore::{Datastore, Number};
 use crate::finding::{Cause, Finding};
-use crate::id::{Digest, Generation, TaskId};
+use crate::id::{Digest, Generation, OperationId, TaskId};
 use crate::section::Section;
 use crate::spec::{EngineSpec, ImageWanted};
 
@@ -31,6 +31,11 @@ pub enum Task {
     /// Have the running engine take these settings, without stopping it, and run with them from now on. All of them, or
     /// none where it refuses one.
     Configure { to: EngineSpec, generation: Generation },
+    /// Look at everything that could go wrong on the way back to `to`, and at what would be lost by it, without changing
+    /// anything. The pre-image of the operation that it `restores` is to become the data; where there is none, they stay.
+    CheckBack { to: EngineSpec, restores: Option<OperationId> },
+    /// Keep the pre-images of these operations no longer.
+    Finalize { operations: Vec<OperationId> },
 }
 
 /// A task with its id.
@@ -83,6 +88,70 @@ pub struct Learned {
     /// What became of a request about databases and accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accounts: Option<account::Answer>,
+    /// What a way back would lose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+}
+
+/// What a way back to a pre-image loses: all that was written since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The data become what they were then.
+    pub since: Timestamp,
+    /// When it was counted.
+    pub counted_at: Timestamp,
+    pub writes: Writes,
+}
+
+/// How many commands or statements that change data an engine has taken. Those that failed are among them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "known", rename_all = "snake_case")]
+pub enum Writes {
+    /// All of them.
+    All { count: u64 },
+    /// Those since the engine was started anew. There may have been others before.
+    Since { count: u64, started_at: Timestamp },
+    /// The engine cannot tell.
+    Unknown { why: String },
+}
+
+impl Loss {
+    /// In a sentence, of an engine of this family.
+    pub fn sentence(&self, datastore: Datastore) -> String {
+        let (one, many) = match datastore {
+            Datastore::Mysql | Datastore::Mariadb => ("statement that changes data", "statements that change data"),
+            Datastore::Redis | Datastore::Valkey => ("command that writes", "commands that write"),
+        };
+        let counted = |count: u64| format!("{count} {}", if count == 1 { one } else { many });
+        let lost = match &self.writes {
+            Writes::All { count: 0 } => "nothing was written since".to_owned(),
+            Writes::All { count } => format!("what {} did since then is lost", counted(*count)),
+            Writes::Since { count, started_at } => format!(
+                "what {} did since then is lost, at least: the engine was started anew at {} and knows of none before",
+                counted(*count),
+                moment(*started_at)
+            ),
+            Writes::Unknown { why } => {
+                format!("whatever was written since then is lost; how much that is cannot be told: {why}")
+            }
+        };
+        format!("the data become those of {}, {} ago: {lost}", moment(self.since), self.age())
+    }
+
+    /// How long ago the data were as they will be, in words.
+    fn age(&self) -> String {
+        let seconds = self.counted_at.duration_since(self.since).as_secs().max(0);
+        match seconds {
+            0..120 => format!("{seconds} s"),
+            120..7200 => format!("{} min", seconds / 60),
+            _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        }
+    }
+}
+
+/// A moment as people read it.
+pub(crate) fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// What clients saw that connected to the instance's own address one after the other, each to log in, write once and

@@ -16,7 +16,7 @@ use coffer_core::plan::{Record, Step};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::EngineSpec;
 use coffer_core::task::{
-    ClientView, ImageFound, Learned, Order, Outcome, Preview, StepEnd, StepRecord, Task, TaskResult,
+    ClientView, ImageFound, Learned, Loss, Order, Outcome, Preview, StepEnd, StepRecord, Task, TaskResult, Writes,
 };
 use coffer_testkit::fixture::{self, Fixture};
 use jiff::Timestamp;
@@ -53,14 +53,23 @@ golden!(step: Step {
 
 golden!(record: Record {
     Record::Built { .. } => "built": Record::Built { generation: Generation(1) },
-    Record::Runs { configured: None, .. } => "runs": Record::Runs { spec: Box::new(to()), generation: Generation(5), configured: None },
-    Record::Runs { configured: Some(_), .. } => "runs_configured": Record::Runs {
+    Record::Runs { configured: None, .. } => "runs": Record::Runs {
         spec: Box::new(to()),
         generation: Generation(5),
-        configured: Some(Box::new(Configured {
-            own: to().settings,
-            group: Some(Fixture::serving().group(&[("timeout", "60")])),
-        })),
+        configured: None,
+        before: None,
+    },
+    Record::Runs { configured: Some(_), before: None, .. } => "runs_configured": Record::Runs {
+        spec: Box::new(to()),
+        generation: Generation(5),
+        configured: Some(Box::new(configured())),
+        before: None,
+    },
+    Record::Runs { configured: Some(_), before: Some(_), .. } => "runs_with_a_way_back": Record::Runs {
+        spec: Box::new(to()),
+        generation: Generation(5),
+        configured: Some(Box::new(configured())),
+        before: Some(Box::new(Configured { own: from().settings, group: None })),
     },
     Record::Deleted => "deleted": Record::Deleted,
 });
@@ -70,18 +79,15 @@ golden!(task: Task {
     Task::Check { .. } => "check": Task::Check { to: to(), try_target: true },
     Task::Verify { .. } => "verify": Task::Verify { expect: from() },
     Task::Configure { .. } => "configure": Task::Configure { to: from(), generation: Generation(5) },
-    Task::Section(_) => "section": Task::Section(Box::new(Section {
-        operation: fixture::OPERATION,
-        from: from(),
-        to: to(),
-        generation: Generation(5),
-        plan: Plan {
-            steps: vec![SectionStep::Prepare, SectionStep::Open],
-            point_of_no_return: 1,
-            notes: Vec::new(),
-        },
-    })),
+    Task::CheckBack { .. } => "check_back": Task::CheckBack { to: from(), restores: Some(fixture::EARLIER) },
+    Task::Finalize { .. } => "finalize": Task::Finalize { operations: vec![fixture::EARLIER] },
+    Task::Section(_) => "section": Task::Section(Box::new(a_section())),
     Task::Accounts { .. } => "accounts": Task::Accounts { request: Box::new(make()) },
+});
+
+golden!(section: Section {
+    Section { restores: None, .. } => "on_the_data_as_they_are": a_section(),
+    Section { restores: Some(_), .. } => "on_a_pre_image": Section { restores: Some(fixture::EARLIER), ..a_section() },
 });
 
 golden!(account_request: account::Request {
@@ -128,6 +134,7 @@ golden!(section_step: SectionStep {
     SectionStep::Stop => "stop": SectionStep::Stop,
     SectionStep::Keep => "keep": SectionStep::Keep,
     SectionStep::Swap => "swap": SectionStep::Swap,
+    SectionStep::Restore => "restore": SectionStep::Restore,
     SectionStep::Start => "start": SectionStep::Start,
     SectionStep::Prove => "prove": SectionStep::Prove,
     SectionStep::Open => "open": SectionStep::Open,
@@ -148,7 +155,21 @@ golden!(outcome: Outcome {
     Outcome::Failed { .. } => "failed": Outcome::Failed { cause: cause(), learned: Box::default() },
 });
 
+golden!(writes: Writes {
+    Writes::All { .. } => "all": Writes::All { count: 12 },
+    Writes::Since { .. } => "since": Writes::Since { count: 12, started_at: Timestamp::UNIX_EPOCH },
+    Writes::Unknown { .. } => "unknown": Writes::Unknown { why: "it counts nothing".to_owned() },
+});
+
 golden!(learned: Learned {
+    Learned { loss: Some(_), .. } => "with_loss": Learned {
+        loss: Some(Loss {
+            since: Timestamp::UNIX_EPOCH,
+            counted_at: Timestamp::UNIX_EPOCH,
+            writes: Writes::All { count: 12 },
+        }),
+        ..Learned::default()
+    },
     Learned { .. } => "with_clients": Learned {
         gap_us: Some(41_000),
         clients: Some(ClientView { attempts: 412, refused: 1, reset: 2, wrong: 3, longest_wait_us: 38_000 }),
@@ -193,6 +214,22 @@ fn make() -> account::Request {
 
 fn ann() -> account::User {
     account::User { account: Account::new("ann", None), databases: vec!["shop".to_owned()] }
+}
+
+fn a_section() -> Section {
+    let steps = vec![SectionStep::Prepare, SectionStep::Open];
+    Section {
+        operation: fixture::OPERATION,
+        from: from(),
+        to: to(),
+        generation: Generation(5),
+        plan: Plan { steps, point_of_no_return: 1, notes: Vec::new() },
+        restores: None,
+    }
+}
+
+fn configured() -> Configured {
+    Configured { own: to().settings, group: Some(Fixture::serving().group(&[("timeout", "60")])) }
 }
 
 fn from() -> EngineSpec {
@@ -246,6 +283,7 @@ fn much_learned() -> Learned {
         gap_us: Some(41_000),
         clients: None,
         accounts: None,
+        loss: None,
     }
 }
 

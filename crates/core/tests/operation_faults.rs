@@ -10,11 +10,13 @@
 use std::fmt;
 
 use coffer_core::account::Request;
+use coffer_core::instance::{self, Operation};
 use coffer_core::operation::{ATTEMPTS, Event, Phase, Plan};
 use coffer_core::plan::{self, Planned, Refusal, Step};
+use coffer_core::spec::EngineSpec;
 use coffer_testkit::driver::{self, Halt, Journal};
 use coffer_testkit::fault::{self, Fault, Kind, Layer, Moment, Schedule, Site, Way};
-use coffer_testkit::fixture::Fixture;
+use coffer_testkit::fixture::{EARLIER, Fixture};
 use coffer_testkit::moves;
 use coffer_testkit::world::{FakeWorld, Picture};
 
@@ -29,8 +31,10 @@ struct Story {
 
 impl Story {
     fn new(name: &'static str, fixture: &Fixture, planned: Result<Planned, Refusal>) -> Self {
-        let plan = planned.expect(name).plan;
-        let world = FakeWorld::of(&fixture.instance, &fixture.snapshot().spec());
+        Self::on(name, FakeWorld::of(&fixture.instance, &fixture.snapshot().spec()), planned.expect(name).plan)
+    }
+
+    fn on(name: &'static str, world: FakeWorld, plan: Plan<Step>) -> Self {
         let old = world.picture();
         let mut done = world.clone();
         let mut journal = Journal::new(&plan);
@@ -40,8 +44,8 @@ impl Story {
         Self { name, plan, world, old, new: done.picture() }
     }
 
-    fn all() -> [Self; 8] {
-        [
+    fn all() -> Vec<Self> {
+        vec![
             Self::create(),
             Self::create_with_accounts(),
             Self::upgrade(),
@@ -50,6 +54,10 @@ impl Story {
             Self::restart_with_other_settings(),
             Self::configure(),
             Self::delete(),
+            Self::rollback(),
+            Self::rollback_of_a_rollback(),
+            Self::rollback_in_place(),
+            Self::finalize(),
         ]
     }
 
@@ -97,6 +105,39 @@ impl Story {
         Self::new("delete", &fixture, plan::plan_delete(&fixture.snapshot()))
     }
 
+    fn rollback() -> Self {
+        let (fixture, upgrade, old) = upgraded(Fixture::serving());
+        Self::back("rollback", &fixture, &upgrade, &old)
+    }
+
+    fn rollback_of_a_rollback() -> Self {
+        let (fixture, upgrade, _) = upgraded(Fixture::serving());
+        let new = fixture.snapshot().spec();
+        let planned = roll_back(&fixture, &upgrade);
+        let (fixture, rollback) = fixture.after(instance::Kind::Rollback, planned);
+        Self::back("rollback of a rollback", &fixture, &rollback, &new)
+    }
+
+    fn rollback_in_place() -> Self {
+        let (fixture, upgrade, old) = upgraded(Fixture::valkey());
+        Self::back("rollback in place", &fixture, &upgrade, &old)
+    }
+
+    fn finalize() -> Self {
+        let (fixture, upgrade, old) = upgraded(Fixture::serving());
+        let planned = plan::plan_finalize(&fixture.snapshot(), &[upgrade]).expect("finalize");
+        Self::on("finalize", after(&fixture, &old), planned.plan)
+    }
+
+    fn back(name: &'static str, fixture: &Fixture, last: &Operation, kept: &EngineSpec) -> Self {
+        Self::on(name, after(fixture, kept), roll_back(fixture, last).plan)
+    }
+
+    /// Whether it gives up what was written since a pre-image was taken.
+    fn forfeits(&self) -> bool {
+        self.plan.steps.iter().find_map(Step::section).is_some_and(|section| section.restores.is_some())
+    }
+
     /// Whether a failure at this site has the plan undone.
     fn turns_back(&self, site: Site) -> bool {
         let turn = match site.layer {
@@ -124,6 +165,24 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} with {:?}", self.name, self.schedule)
     }
+}
+
+/// The fixture after an upgrade, that upgrade, and the engine that ran before.
+fn upgraded(fixture: Fixture) -> (Fixture, Operation, EngineSpec) {
+    let old = fixture.snapshot().spec();
+    let planned = plan::plan_upgrade(&fixture.snapshot(), fixture.target()).expect("an upgrade");
+    let (fixture, upgrade) = fixture.after(instance::Kind::Upgrade, planned);
+    (fixture, upgrade, old)
+}
+
+fn roll_back(fixture: &Fixture, last: &Operation) -> Planned {
+    let back = plan::find_way_back(&fixture.snapshot(), std::slice::from_ref(last), false).expect("a way back");
+    plan::plan_rollback(&fixture.snapshot(), &back)
+}
+
+/// The world of a fixture after an operation, with the pre-image of what ran before.
+fn after(fixture: &Fixture, kept: &EngineSpec) -> FakeWorld {
+    FakeWorld::of(&fixture.instance, &fixture.snapshot().spec()).with_kept(EARLIER, kept)
 }
 
 /// How many cases were played, and in how many of them every fault did strike.
@@ -175,11 +234,13 @@ impl Tally {
                 assert_ne!(wrong_way, Some(true), "{at}: was stuck on the way back and then went on to the end");
                 world.collect();
                 assert_eq!(world.picture(), story.new, "{at}: done, but not wholly new");
+                assert_eq!(world.forfeited() > 0, story.forfeits(), "{at}: gave up other writes than it said");
             }
             Phase::Undone { .. } => {
                 assert!(turned_back, "{at}: undone without a reason");
                 assert_ne!(wrong_way, Some(false), "{at}: was stuck on the way to the end and then undone");
                 assert_eq!(world.picture(), story.old, "{at}: undone, but not wholly old");
+                assert_eq!(world.forfeited(), 0, "{at}: undone, and gave up writes");
             }
             phase => panic!("{at}: over, but {phase:?}"),
         }
@@ -218,20 +279,28 @@ fn with(faults: impl Into<Vec<Fault>>) -> Schedule {
     Schedule { faults: faults.into(), cancel: None }
 }
 
-/// Nothing goes wrong, then one thing, then two, in both orders where they meet at one site.
+/// Nothing goes wrong, and then one thing.
+fn every_fault(story: &Story) {
+    let mut tally = Tally::default();
+    tally.check(story, with([]));
+    for fault in fault::all(&story.plan) {
+        tally.check(story, with([fault]));
+    }
+    tally.print(story.name, "one fault");
+}
+
+/// The same, and then two things, in both orders where they meet at one site.
 fn every_fault_and_every_pair(story: &Story) {
+    every_fault(story);
     let faults = fault::all(&story.plan);
-    let (mut singles, mut pairs) = (Tally::default(), Tally::default());
-    singles.check(story, with([]));
+    let mut pairs = Tally::default();
     for (i, &first) in faults.iter().enumerate() {
-        singles.check(story, with([first]));
         for (k, &second) in faults.iter().enumerate() {
             if k >= i || second.site == first.site {
                 pairs.check(story, with([first, second]));
             }
         }
     }
-    singles.print(story.name, "one fault");
     pairs.print(story.name, "two faults");
 }
 
@@ -291,6 +360,28 @@ fn a_restart_ends_wholly_old_or_wholly_new() {
 }
 
 #[test]
+fn a_rollback_ends_wholly_old_or_wholly_new() {
+    every_fault_and_every_pair(&Story::rollback());
+    every_fault(&Story::rollback_of_a_rollback());
+}
+
+#[test]
+fn a_rollback_finds_its_own_way_back_through_every_pair_of_faults() {
+    every_pair_on_the_way_back(&Story::rollback());
+}
+
+#[test]
+fn a_rollback_in_place_loses_nothing() {
+    // Its steps are those of an upgrade.
+    every_fault(&Story::rollback_in_place());
+}
+
+#[test]
+fn a_finalize_ends_with_no_way_back() {
+    every_fault_and_every_pair(&Story::finalize());
+}
+
+#[test]
 fn a_delete_ends_with_nothing_left() {
     every_fault_and_every_pair(&Story::delete());
 }
@@ -322,12 +413,15 @@ fn a_cancel_at_any_moment_undoes_everything_or_is_refused_and_changes_nothing() 
 fn without_faults_every_plan_does_what_it_is_for() {
     let fixture = Fixture::serving();
     let (before, after) = (Some(fixture.catalogue[0].id), Some(fixture.catalogue[1].id));
-    let expected = [
+    let expected = vec![
         (Story::create(), None, before),
         (Story::upgrade(), before, after),
         (Story::same_version(), before, before),
         (Story::restart(), before, before),
         (Story::delete(), before, None),
+        (Story::rollback(), after, before),
+        (Story::rollback_of_a_rollback(), before, after),
+        (Story::finalize(), after, after),
     ];
     for (story, old, new) in expected {
         assert_eq!((story.world.recorded(), story.world.serving()), (old, old), "{} before", story.name);

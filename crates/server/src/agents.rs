@@ -14,7 +14,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use coffer_core::finding::Cause;
-use coffer_core::id::{InstanceId, TaskId};
+use coffer_core::id::{InstanceId, OperationId, TaskId};
+use coffer_core::instance::Operation;
+use coffer_core::plan::Step;
 use coffer_core::task::Task;
 use coffer_wire::agent::{Ack, BODY_LIMIT, Desired, POLL_SECONDS, Report};
 use jiff::Timestamp;
@@ -160,6 +162,7 @@ impl Endpoint {
             engine,
             tasks,
             keep_preimage_seconds: u64::from(self.app.config.preimage_keep_hours) * 3600,
+            held_preimage: row.open.as_ref().and_then(restores),
         };
         desired.revision = revision_of(&desired);
         Ok(Some(desired))
@@ -214,6 +217,11 @@ impl Endpoint {
         let taken = results.into_iter().map(|r| r.id).filter(|id| !is_others(id)).collect();
         Ok(Some(Ack { results: taken, events_until }))
     }
+}
+
+/// The operation whose pre-image an open one goes back to.
+fn restores(open: &Operation) -> Option<OperationId> {
+    open.plan.steps.iter().find_map(Step::section)?.restores
 }
 
 /// Another number whenever anything else in it is another. Never 0, with which agents begin.

@@ -6,15 +6,18 @@ use coffer_core::datastore::{Datastore, Number, Version};
 use coffer_core::engine::Policy;
 use coffer_core::flavor::Flavor;
 use coffer_core::group::Group;
-use coffer_core::id::{Digest, FlavorId, Generation, GroupId, InstanceId, OperationId, ProjectId, VersionId};
-use coffer_core::instance::{Engine, Instance, Observed};
-use coffer_core::plan::Snapshot;
+use coffer_core::id::{Digest, Epoch, FlavorId, Generation, GroupId, InstanceId, OperationId, ProjectId, VersionId};
+use coffer_core::instance::{Engine, Instance, Kind, Observed, Operation, WayBack};
+use coffer_core::operation::Phase;
+use coffer_core::plan::{Planned, Snapshot};
 use coffer_core::spec::Settings;
 use jiff::Timestamp;
 use uuid::Uuid;
 
 /// The operation that every fixture's snapshot plans for.
 pub const OPERATION: OperationId = OperationId(Uuid::from_u128(0x0b));
+/// The operation that [`Fixture::after`] says was done before that.
+pub const EARLIER: OperationId = OperationId(Uuid::from_u128(0x0a));
 
 /// An instance with all that a planner wants to know of it.
 #[derive(Clone, Debug)]
@@ -22,7 +25,7 @@ pub struct Fixture {
     pub instance: Instance,
     pub flavor: Flavor,
     pub observed: Observed,
-    /// Redis 7.0.15, which the instance runs, and Redis 8.0.2.
+    /// Redis 7.0.15, which the instance runs at first, and Redis 8.0.2.
     pub catalogue: [Version; 2],
 }
 
@@ -59,9 +62,58 @@ impl Fixture {
             isolation: Vec::new(),
             settling: false,
             gate: None,
+            ways_back: Vec::new(),
         };
         let flavor = Flavor { id: FlavorId::from("1"), name: "small".to_owned(), ram_mib: 512, vcpus: 1 };
         Self { instance, flavor, observed, catalogue }
+    }
+
+    /// An instance of Valkey 8.0.1, whose data 8.1.1 works on and the other way round.
+    pub fn valkey() -> Self {
+        let mut fixture = Self::serving();
+        fixture.catalogue = [version(3, Datastore::Valkey, "8.0.1"), version(4, Datastore::Valkey, "8.1.1")];
+        fixture.runs(0);
+        fixture
+    }
+
+    /// The instance after this was done to it as operation [`EARLIER`]: it runs the other version, and its pre-image is kept.
+    /// Gives the operation, too.
+    pub fn after(mut self, kind: Kind, planned: Planned) -> (Self, Operation) {
+        let before = usize::from(self.instance.version != self.catalogue[0].id);
+        let kept = WayBack {
+            operation: EARLIER,
+            version: Some(self.instance.version),
+            since: Timestamp::UNIX_EPOCH,
+            until: Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(24),
+            bytes: 4096,
+        };
+        self.observed.ways_back.push(kept);
+        self.runs(1 - before);
+        let operation = Operation {
+            id: EARLIER,
+            instance: self.instance.id,
+            project: self.instance.project.clone(),
+            kind,
+            target: Some(self.instance.version),
+            group: None,
+            plan: planned.plan,
+            phase: Phase::Done,
+            epoch: Epoch::default(),
+            steps: Vec::new(),
+            findings: planned.findings,
+            gap_us: None,
+            clients: None,
+            created_at: Timestamp::UNIX_EPOCH,
+            updated_at: Timestamp::UNIX_EPOCH,
+        };
+        (self, operation)
+    }
+
+    /// It runs the version at this place of the catalogue.
+    fn runs(&mut self, at: usize) {
+        let version = &self.catalogue[at];
+        self.instance.version = version.id;
+        (self.observed.running, self.observed.on_disk) = (Some(version.number), Some(version.number));
     }
 
     /// The same instance before it was ever built.
@@ -77,7 +129,7 @@ impl Fixture {
         Snapshot {
             operation: OPERATION,
             instance: &self.instance,
-            version: &self.catalogue[0],
+            version: self.version(),
             flavor: &self.flavor,
             open: None,
             observed: self.instance.built.then_some(&self.observed),
@@ -99,6 +151,11 @@ impl Fixture {
             created_at: Timestamp::UNIX_EPOCH,
             updated_at: Timestamp::UNIX_EPOCH,
         }
+    }
+
+    /// The version that it runs.
+    pub fn version(&self) -> &Version {
+        &self.catalogue[usize::from(self.instance.version != self.catalogue[0].id)]
     }
 
     /// The version to upgrade to.

@@ -3,7 +3,7 @@
 //! A move is the smallest thing that happens as a whole. Every move makes something true and may be made again, so a
 //! step may be cut off between any two of its moves and taken again.
 
-use coffer_core::id::Generation;
+use coffer_core::id::{Generation, OperationId};
 use coffer_core::plan::{Record, Step};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::{EngineSpec, ImageWanted};
@@ -54,6 +54,15 @@ pub enum Move<'a> {
     DropPreImage,
     /// The data are those of the pre-image, where there is a complete one.
     Restore,
+    /// There is a copy of the pre-image of this operation, to be used up.
+    CopyKept(OperationId),
+    /// The data are that copy.
+    RestoreKept,
+    /// The engine that runs is this one and holds what was counted when that pre-image was taken.
+    ProveKept(&'a EngineSpec),
+    ForgetCopy,
+    /// Pre-images of these operations are kept no longer.
+    ForgetKept(&'a [OperationId]),
     /// The control plane has written this down.
     Write(&'a Record),
     /// What the control plane wrote down is as it was. No step may need this.
@@ -62,9 +71,7 @@ pub enum Move<'a> {
 
 /// The critical section that a step hands over, if that is what it does.
 pub fn section_of(step: &Step) -> Option<&Section> {
-    let Step::Ask { task, .. } = step else { return None };
-    let Task::Section(section) = &**task else { return None };
-    Some(section)
+    step.section()
 }
 
 /// The moves of a step of the control plane. Empty for a section, which the agent works off by itself.
@@ -77,7 +84,8 @@ pub fn of_step(step: &Step) -> Vec<Move<'_>> {
         }
         Step::Ask { task, .. } => match &**task {
             Task::Fetch { image } => vec![Move::Fetch(image)],
-            Task::Check { to, .. } => vec![Move::TryTarget(to)],
+            Task::Check { to, .. } | Task::CheckBack { to, .. } => vec![Move::TryTarget(to)],
+            Task::Finalize { operations } => vec![Move::ForgetKept(operations)],
             Task::Verify { expect } => vec![Move::ExpectServing(expect)],
             // Databases and accounts are no part of the world that is faked.
             Task::Section(_) | Task::Accounts { .. } => vec![],
@@ -99,26 +107,33 @@ pub fn of_step_undo(step: &Step) -> Vec<Move<'static>> {
 /// The moves of a step of a critical section.
 pub fn of_section(section: &Section, step: SectionStep) -> Vec<Move<'_>> {
     match step {
-        SectionStep::Prepare => vec![Move::TakeMeasures],
+        SectionStep::Prepare => {
+            let kept = section.restores.map(Move::CopyKept);
+            [Move::TakeMeasures].into_iter().chain(kept).collect()
+        }
         SectionStep::Quiesce => vec![Move::HoldWrites, Move::Count],
         SectionStep::Stop => vec![Move::Stop],
         SectionStep::Keep => vec![Move::Copy, Move::Seal],
         SectionStep::Swap => vec![Move::Configure(&section.to)],
+        SectionStep::Restore => vec![Move::RestoreKept],
         SectionStep::Start => vec![Move::Start],
+        SectionStep::Prove if section.restores.is_some() => vec![Move::ProveKept(&section.to)],
         SectionStep::Prove => vec![Move::Prove(&section.to)],
-        SectionStep::Open => vec![Move::Open, Move::Adopt(section.generation), Move::ForgetCount],
+        SectionStep::Open => {
+            vec![Move::Open, Move::Adopt(section.generation), Move::ForgetCount, Move::ForgetCopy]
+        }
     }
 }
 
 /// The moves of its undo.
 pub fn of_section_undo(section: &Section, step: SectionStep) -> Vec<Move<'_>> {
     match step {
-        SectionStep::Prepare => vec![Move::LiftMeasures, Move::DropPreImage],
+        SectionStep::Prepare => vec![Move::LiftMeasures, Move::ForgetCopy, Move::DropPreImage],
         SectionStep::Quiesce => vec![Move::ForgetCount, Move::ReleaseWrites],
         SectionStep::Stop => vec![Move::Start, Move::Prove(&section.from), Move::Open],
         SectionStep::Keep => vec![Move::Restore],
         SectionStep::Swap => vec![Move::Configure(&section.from)],
         SectionStep::Start => vec![Move::Kill],
-        SectionStep::Prove | SectionStep::Open => vec![],
+        SectionStep::Restore | SectionStep::Prove | SectionStep::Open => vec![],
     }
 }

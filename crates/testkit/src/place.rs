@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use coffer_core::datastore::Number;
-use coffer_core::id::{Digest, Generation};
+use coffer_core::engine::shares_data;
+use coffer_core::id::{Digest, Generation, OperationId};
 use coffer_core::section::SectionStep;
 use coffer_core::spec::EngineSpec;
 
@@ -18,6 +19,10 @@ pub(crate) struct Place {
     pub(crate) generation: Generation,
     pub(crate) data: Data,
     pub(crate) preimage: Option<PreImage>,
+    /// The pre-image of an operation that succeeded before.
+    pub(crate) kept: Option<(OperationId, Data)>,
+    /// A copy of it. What runs on that changes it.
+    pub(crate) copy: Option<Data>,
     pub(crate) engine: Option<Engine>,
     pub(crate) measures: bool,
     pub(crate) counted: Option<u64>,
@@ -29,6 +34,8 @@ pub(crate) struct Place {
 pub(crate) struct Data {
     pub(crate) written_by: Option<Number>,
     pub(crate) writes: u64,
+    /// The writes that they lack because somebody went back to before them, and was told so.
+    pub(crate) forfeited: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +63,8 @@ impl Place {
             None => {}
         }
         self.need_image(&runs)?;
-        if self.data.written_by.is_some_and(|n| n > runs.number) {
+        let of = |number| (runs.datastore(), number);
+        if self.data.written_by.is_some_and(|n| n > runs.number && !shares_data(of(n), of(runs.number))) {
             return Err(format!("{} cannot read what a newer engine wrote", runs.label()));
         }
         self.data.written_by = Some(runs.number);
@@ -111,6 +119,27 @@ impl Place {
             Move::Copy => self.preimage = Some(PreImage { complete: false, data: self.data.clone() }),
             Move::Seal => self.preimage.as_mut().ok_or("there is no pre-image")?.complete = true,
             Move::DropPreImage => self.preimage = None,
+            Move::CopyKept(operation) => {
+                let kept = self.kept.as_ref().filter(|(of, _)| *of == operation);
+                self.copy = Some(kept.ok_or("the pre-image is not there")?.1.clone());
+            }
+            Move::RestoreKept => {
+                let now = self.preimage.as_ref().filter(|p| p.complete).ok_or("what there is was not kept")?;
+                let copy = self.copy.as_ref().ok_or("there is no copy of the pre-image")?;
+                self.data = Data { forfeited: now.data.writes - copy.writes, ..copy.clone() };
+            }
+            Move::ProveKept(spec) => {
+                let wanted = self.kept.as_ref().map(|(_, data)| data.writes);
+                let engine = self.running()?;
+                if engine.runs != *spec || Some(engine.writes) != wanted {
+                    return Err(format!("{} runs with {} of {wanted:?} writes", engine.runs.label(), engine.writes));
+                }
+                engine.proven = true;
+            }
+            Move::ForgetCopy => self.copy = None,
+            Move::ForgetKept(operations) => {
+                self.kept = self.kept.take().filter(|(operation, _)| !operations.contains(operation));
+            }
             Move::Restore => {
                 if let Some(kept) = self.preimage.as_ref().filter(|p| p.complete) {
                     self.data = kept.data.clone();

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
-use coffer_core::id::{Generation, VersionId};
+use coffer_core::id::{Generation, OperationId, VersionId};
 use coffer_core::instance::Instance;
 use coffer_core::operation::{Event, Phase};
 use coffer_core::plan::{Record, Step};
@@ -67,6 +67,8 @@ struct PlacePicture {
     generation: Generation,
     written_by: Option<Number>,
     preimage: bool,
+    kept: Option<(OperationId, Data)>,
+    copy: Option<Data>,
     engine: Option<Engine>,
     measures: bool,
     counted: bool,
@@ -80,7 +82,7 @@ impl FakeWorld {
             images: BTreeSet::from([spec.image.digest.clone()]),
             configuration: Some(spec.clone()),
             generation: instance.generation,
-            data: Data { written_by: Some(spec.number), writes: 0 },
+            data: Data { written_by: Some(spec.number), ..Data::default() },
             engine: Some(Engine { runs: spec.clone(), proven: true, open: true, holding: false, writes: 0 }),
             ..Place::default()
         });
@@ -95,6 +97,27 @@ impl FakeWorld {
         }
     }
 
+    /// The same, with the pre-image of that operation, which `of` wrote. Clients have written since.
+    #[must_use]
+    pub fn with_kept(mut self, operation: OperationId, of: &EngineSpec) -> Self {
+        const BEFORE: u64 = 3;
+        const SINCE: u64 = 4;
+        if let Some(place) = &mut self.place {
+            place.images.insert(of.image.digest.clone());
+            place.kept = Some((operation, Data { written_by: Some(of.number), writes: BEFORE, forfeited: 0 }));
+            if let Some(engine) = &mut place.engine {
+                engine.writes = BEFORE + SINCE;
+            }
+            self.acknowledged = BEFORE + SINCE;
+        }
+        self
+    }
+
+    /// How many acknowledged writes there are not any more because somebody went back to before them.
+    pub fn forfeited(&self) -> u64 {
+        self.place.as_ref().map_or(0, |place| place.data.forfeited)
+    }
+
     /// What there is, for comparing.
     pub fn picture(&self) -> Picture {
         let place = self.place.as_ref().map(|p| PlacePicture {
@@ -102,6 +125,8 @@ impl FakeWorld {
             generation: p.generation,
             written_by: p.data.written_by,
             preimage: p.preimage.is_some(),
+            kept: p.kept.clone(),
+            copy: p.copy.clone(),
             engine: p.engine.clone().map(|e| Engine { writes: 0, ..e }),
             measures: p.measures,
             counted: p.counted.is_some(),
@@ -109,12 +134,12 @@ impl FakeWorld {
         Picture { row: self.row.clone(), place }
     }
 
-    /// How many acknowledged writes the place does not have. None are lost where there is no place, because nothing
+    /// How many acknowledged writes the place does not have, but for those that somebody gave up. None are lost where there is no place, because nothing
     /// else than a delete or the undo of a create drops it.
     pub fn lost(&self) -> u64 {
         let Some(place) = &self.place else { return 0 };
         let has = place.engine.as_ref().map_or(place.data.writes, |e| e.writes);
-        self.acknowledged.saturating_sub(has)
+        self.acknowledged.saturating_sub(has + place.data.forfeited)
     }
 
     /// The version that the record says was proven last, of an instance that has served.

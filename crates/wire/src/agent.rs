@@ -16,7 +16,7 @@
 
 use coffer_core::finding::Cause;
 use coffer_core::gate::Level;
-use coffer_core::id::{Generation, InstanceId, TaskId};
+use coffer_core::id::{Generation, InstanceId, OperationId, TaskId};
 use coffer_core::instance::Observed;
 use coffer_core::spec::EngineSpec;
 use coffer_core::task::{Order, StepRecord, TaskResult};
@@ -52,6 +52,9 @@ pub struct Desired {
     pub tasks: Vec<Order>,
     /// How long a pre-image stays after its upgrade succeeded. The agent removes it then.
     pub keep_preimage_seconds: u64,
+    /// The operation whose pre-image stays even so, because an open one goes back to it.
+    #[serde(default)]
+    pub held_preimage: Option<OperationId>,
 }
 
 /// What an agent sees, and what became of its tasks.

@@ -30,6 +30,7 @@ mod section;
 mod survey;
 mod trial;
 mod visitor;
+mod writes;
 
 use coffer_core::engine::redis::config::Persistence;
 pub use coffer_core::engine::redis::proof::Fingerprint;

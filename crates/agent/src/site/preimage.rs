@@ -9,6 +9,9 @@
 //! | anything else | copied ahead, and again after the stop where it changed since | inode, size and times say so |
 //!
 //! The last act is a list of the files with their sizes; without it there is no pre-image.
+//!
+//! One that is gone back to after its upgrade had succeeded stays as it is: the engine gets a copy of it, made by the same rules
+//! while the other one serves. Only what was made of data that clients have not been let in to is given away itself.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -18,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use coffer_core::id::OperationId;
 use rustix::fs::{AtFlags, CWD, Gid, OFlags, RenameFlags, StatxFlags, Uid, renameat_with};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list, open};
@@ -28,6 +32,10 @@ const BYTES_A_SECOND: u64 = 200_000_000;
 /// tables would wait thousands of times: from then on it is waited for once, at the end.
 const ONE_BY_ONE: Duration = Duration::from_millis(200);
 const LIST: &str = "preimage.json";
+/// What is known of its contents.
+const HELD: &str = "held.json";
+/// A copy of another one, to be used up.
+const READY: &str = "ready";
 /// What was written in so many seconds is thought to be written again before the engine has stopped.
 const BUSY_SECONDS: i64 = 60;
 /// How old a change must be for the next one to have another time.
@@ -45,6 +53,8 @@ pub struct Estimate {
     pub millis: u64,
     /// Of what is copied while the engine serves, so much would be copied again after it has stopped.
     pub stale_bytes: u64,
+    /// So much is copied at all.
+    pub copied_bytes: u64,
 }
 
 /// The pre-image of one operation, in `pre/<operation>/`.
@@ -61,6 +71,12 @@ struct List {
     files: Vec<Kept>,
 }
 
+impl List {
+    fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Kept {
     /// From the pre-image's directory on: `data/...` or `conf/...`.
@@ -72,6 +88,11 @@ impl PreImage {
     /// The pre-image of this operation, whether it is there or not.
     pub fn of(paths: &Paths, operation: OperationId, kinds: Kinds) -> Self {
         Self { dir: paths.pre.join(operation.to_string()), paths: paths.clone(), kinds }
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// What it would mean to take it now.
@@ -96,6 +117,7 @@ impl PreImage {
             files: files.len() as u64,
             millis: copy_millis(copied),
             stale_bytes: files.iter().filter(is_busy).map(|f| f.size).sum(),
+            copied_bytes: copied,
         })
     }
 
@@ -140,7 +162,7 @@ impl PreImage {
     /// Blocks.
     pub fn complete(&self) -> Result<u64, Error> {
         if let Some(list) = self.read_list()? {
-            return Ok(list.files.iter().map(|f| f.size).sum());
+            return Ok(list.bytes());
         }
         self.ensure_dirs()?;
         let (mut kept, mut seen) = (List { files: Vec::new() }, Vec::new());
@@ -167,14 +189,63 @@ impl PreImage {
         for (copy, is) in seen {
             note(&copy.seen, &is)?;
         }
-        let bytes = kept.files.iter().map(|f| f.size).sum();
-        let new = self.dir.join("preimage.new");
-        let file = fs_err::File::create(&new)?;
-        serde_json::to_writer(&file, &kept).map_err(io::Error::from)?;
-        file.sync_data()?;
-        fs_err::rename(&new, self.dir.join(LIST))?;
-        fs_err::File::open(&self.dir)?.sync_all()?;
-        Ok(bytes)
+        self.write_down(LIST, &kept)?;
+        Ok(kept.bytes())
+    }
+
+    /// The place for a copy of another pre-image, which goes with this one.
+    #[must_use]
+    pub fn ready(&self) -> Self {
+        Self { dir: self.dir.join(READY), ..self.clone() }
+    }
+
+    /// Makes this a complete copy of `other`, which stays as it is whatever becomes of the copy. Can be called again. Blocks.
+    pub fn be_copy_of(&self, other: &Self) -> Result<(), Error> {
+        if self.is_complete() {
+            return Ok(());
+        }
+        let Some(kept) = other.read_list()? else {
+            return Err(Error::PreImage { path: other.dir.clone(), problem: "is not there any more".to_owned() });
+        };
+        other.check(&kept)?;
+        if let Some(above) = self.dir.parent() {
+            ensure_private_dir(&self.paths.pre)?;
+            ensure_private_dir(above)?;
+        }
+        self.ensure_dirs()?;
+        for (part, _) in self.parts() {
+            let dir = other.dir.join(part);
+            for file in &list(&dir, self.kinds)? {
+                self.keep(&dir, part, file, Flush::Later)?;
+            }
+        }
+        rustix::fs::syncfs(fs_err::File::open(&self.dir)?).map_err(io::Error::from)?;
+        Ok(self.write_down(LIST, &kept)?)
+    }
+
+    /// How many bytes a copy of it takes at the most. 0 where it is not complete.
+    pub fn copied_bytes(&self) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for (part, _) in self.parts() {
+            let files = list(&self.dir.join(part), self.kinds)?;
+            bytes += files.iter().filter(|file| file.kind != Kind::Replaced).map(|file| file.size).sum::<u64>();
+        }
+        Ok(if self.is_complete() { bytes } else { 0 })
+    }
+
+    /// The size of all that is in it; 0 where it is not complete.
+    pub fn bytes(&self) -> Result<u64, Error> {
+        Ok(self.read_list()?.map_or(0, |list| list.bytes()))
+    }
+
+    /// Writes down beside it what is known of its contents.
+    pub fn note_held(&self, held: &impl Serialize) -> Result<(), Error> {
+        Ok(self.write_down(HELD, held)?)
+    }
+
+    /// What is known of its contents, where that was written down.
+    pub fn held<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        Ok(self.read(HELD)?)
     }
 
     /// Whether it is complete.
@@ -187,14 +258,7 @@ impl PreImage {
     /// their old names back, and what the new engine made of them goes. Blocks.
     pub fn restore(&self) -> Result<(), Error> {
         let Some(list) = self.read_list()? else { return Ok(()) };
-        for kept in &list.files {
-            let path = self.dir.join(&kept.path);
-            let size = fs_err::metadata(&path)?.len();
-            if size < kept.size {
-                let problem = format!("has {size} bytes of {} instead of {}", kept.path.display(), kept.size);
-                return Err(Error::PreImage { path: self.dir.clone(), problem });
-            }
-        }
+        self.check(&list)?;
         for (part, dir) in self.parts() {
             let back = self.dir.join(format!("{part}.back"));
             ensure_absent(&back)?;
@@ -224,12 +288,38 @@ impl PreImage {
         [("data", &self.paths.data), ("conf", &self.paths.conf)]
     }
 
-    fn read_list(&self) -> Result<Option<List>, Error> {
-        match fs_err::read(self.dir.join(LIST)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(io::Error::from)?)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e.into()),
+    /// Whether all files of the list are there, in the length that they had.
+    fn check(&self, list: &List) -> Result<(), Error> {
+        for kept in &list.files {
+            let size = fs_err::metadata(self.dir.join(&kept.path))?.len();
+            if size < kept.size {
+                let problem = format!("has {size} bytes of {} instead of {}", kept.path.display(), kept.size);
+                return Err(Error::PreImage { path: self.dir.clone(), problem });
+            }
         }
+        Ok(())
+    }
+
+    fn read_list(&self) -> Result<Option<List>, Error> {
+        Ok(self.read(LIST)?)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        match fs_err::read(self.dir.join(name)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whole or not at all, and on the disk.
+    fn write_down(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        let new = self.dir.join("preimage.new");
+        let file = fs_err::File::create(&new)?;
+        serde_json::to_writer(&file, value)?;
+        file.sync_data()?;
+        fs_err::rename(&new, self.dir.join(name))?;
+        fs_err::File::open(&self.dir)?.sync_all()
     }
 
     fn ensure_dirs(&self) -> io::Result<()> {
@@ -432,6 +522,32 @@ mod tests {
         for (name, content) in [("temp-seen-x", "a"), ("db/temp-of-t.ibd", "b"), ("db/t.ibd", "c")] {
             assert_eq!(fs_err::read_to_string(data.join(name)).expect("a file"), content, "{name}");
         }
+    }
+
+    #[test]
+    fn a_pre_image_survives_what_is_done_to_its_copy() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let image = preimage(volume.path(), &[("db/t.ibd", "then", 9)]);
+        image.complete().expect("a pre-image");
+        let data = volume.path().join("data/db/t.ibd");
+        let later = PreImage::of(&image.paths, OperationId(uuid::Uuid::from_u128(2)), image.kinds);
+        for what in ["once", "twice"] {
+            fs_err::write(&data, "since").expect("it changes");
+            let ready = later.ready();
+            ready.be_copy_of(&image).expect("a copy");
+            ready.be_copy_of(&image).expect("it is there");
+            later.complete().expect("what there is now");
+            ready.restore().expect("what there was");
+            assert_eq!(fs_err::read_to_string(&data).expect("a file"), "then", "{what}");
+            // In place, as engines of SQL write.
+            fs_err::write(&data, "spoiled").expect("it changes");
+            later.restore().expect("what there was before that");
+            assert_eq!(fs_err::read_to_string(&data).expect("a file"), "since", "{what}");
+            later.discard().expect("all of it goes");
+        }
+        assert_eq!(image.bytes().expect("a size"), 4);
+        let gone = PreImage::of(&image.paths, OperationId(uuid::Uuid::from_u128(3)), image.kinds);
+        assert!(later.ready().be_copy_of(&gone).is_err(), "there is nothing to copy");
     }
 
     #[test]

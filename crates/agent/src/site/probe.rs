@@ -1,6 +1,8 @@
 //! What clients saw while one engine took the place of another.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,8 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Probe {
     told: watch::Sender<bool>,
+    /// How many did what they were for, up to now.
+    answered: Arc<AtomicU64>,
     thread: JoinHandle<Seen>,
 }
 
@@ -47,17 +51,24 @@ impl Probe {
     /// Begins at this address; when told to end, it waits for so long at the most for a success.
     pub(crate) fn of(address: SocketAddr, mut caller: impl Caller, last_chance: Duration) -> Self {
         let (told, hears) = watch::channel(false);
+        let answered = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&answered);
         let thread = std::thread::spawn(move || {
             // So that a connection that waits in the kernel, wherever it does, can be given up.
             match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(look(address, &mut caller, hears, last_chance)),
+                Ok(runtime) => runtime.block_on(look(address, &mut caller, hears, &counted, last_chance)),
                 Err(error) => {
                     tracing::warn!(%error, "nobody measures what clients see");
                     Seen::default()
                 }
             }
         });
-        Self { told, thread }
+        Self { told, answered, thread }
+    }
+
+    /// How many did what they were for, up to now.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Ends, and tells what was seen up to the first success after this call.
@@ -71,6 +82,7 @@ async fn look(
     address: SocketAddr,
     caller: &mut impl Caller,
     told: watch::Receiver<bool>,
+    answered: &AtomicU64,
     last_chance: Duration,
 ) -> Seen {
     let mut seen = Seen::default();
@@ -84,7 +96,7 @@ async fn look(
         }
     };
     tokio::select! {
-        () = attempts(address, caller, &told, &mut seen, &mut last_success) => {}
+        () = attempts(address, caller, &told, answered, (&mut seen, &mut last_success)) => {}
         // A connection that is given up here did not fail.
         () = over => {}
     }
@@ -97,8 +109,8 @@ async fn attempts(
     address: SocketAddr,
     caller: &mut impl Caller,
     told: &watch::Receiver<bool>,
-    seen: &mut Seen,
-    last_success: &mut Instant,
+    answered: &AtomicU64,
+    (seen, last_success): (&mut Seen, &mut Instant),
 ) {
     loop {
         let began = Instant::now();
@@ -107,6 +119,7 @@ async fn attempts(
         clients.attempts += 1;
         match end {
             End::Done => {
+                answered.fetch_add(1, Ordering::Relaxed);
                 let wait = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                 clients.longest_wait_us = clients.longest_wait_us.max(wait);
                 seen.gap = seen.gap.max(last_success.elapsed());
@@ -159,7 +172,7 @@ mod tests {
     async fn a_probe_that_is_dropped_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let Probe { told, thread } = Probe::of(address, Patient, LIMIT);
+        let Probe { told, thread, .. } = Probe::of(address, Patient, LIMIT);
         let (_held, _) = listener.accept().await.expect("a client");
         drop(told);
         let ended = tokio::task::spawn_blocking(move || thread.join());

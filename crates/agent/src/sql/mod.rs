@@ -29,6 +29,7 @@ mod survey;
 mod tables;
 mod trial;
 mod visitor;
+mod writes;
 
 use std::collections::BTreeSet;
 

@@ -137,5 +137,6 @@ fn observed(version: &Version, now: Timestamp) -> Observed {
         ],
         settling: false,
         gate: None,
+        ways_back: Vec::new(),
     }
 }

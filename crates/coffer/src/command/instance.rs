@@ -11,7 +11,7 @@ use coffer_wire::trove::request::{DatastoreChoice, InstanceChange, NewInstance, 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Session, accounts, check, plan, print};
+use super::{Session, accounts, check, plan, print, rollback};
 use crate::cli::{Create, Instance as Command, Upgrade, Wait};
 use crate::failure::{Failure, Kind};
 use crate::find;
@@ -26,6 +26,13 @@ pub(crate) async fn run(session: Session, command: Command) -> Result<(), Failur
         Command::Create(create) => self::create(session, create).await,
         Command::Check { instance, version } => check(&session, &instance, &version).await,
         Command::Upgrade(upgrade) => self::upgrade(session, upgrade).await,
+        Command::Rollback(asked) => rollback::run(session, asked).await,
+        Command::Finalize { instance, wait } => {
+            let instance = find::instance_named(&session.trove, &instance).await?;
+            let path = format!("/instances/{}/finalize", instance.id);
+            session.trove.tell(Method::POST, &path, Some(&json!({"finalize": {}}))).await?;
+            follow(session, &instance, wait).await
+        }
         Command::Operations { instance, wait } => operations(session, &instance, wait).await,
         Command::Restart { instance, wait } => {
             let instance = find::instance_named(&session.trove, &instance).await?;
@@ -90,6 +97,11 @@ fn record(instance: &Instance) -> Record {
         known("configuration_name", detail.configuration.as_ref().map(|group| json!(group.name)));
         known("restart_required", (!detail.restart_required.is_empty()).then(|| json!(detail.restart_required)));
         known("isolation", (!detail.isolation.is_empty()).then(|| json!(detail.isolation)));
+        known(
+            "rollback_to",
+            detail.rollback.as_ref().and_then(|back| back.version.as_ref().map(|version| json!(version))),
+        );
+        known("rollback_until", detail.rollback.as_ref().map(|back| json!(back.until)));
         known("gate", detail.gate.as_ref().map(|gate| json!(gate)));
         known("fault", detail.fault.as_ref().map(|fault| json!(fault.message)));
         known("fault_date", detail.fault.as_ref().map(|fault| json!(fault.created)));
@@ -250,7 +262,7 @@ async fn delete(session: Session, instances: &[String], wait: Wait) -> Result<()
 }
 
 /// What follows an accepted request: at once the word that it was, or the end of the operation.
-async fn follow(session: Session, instance: &Instance, wait: Wait) -> Result<(), Failure> {
+pub(super) async fn follow(session: Session, instance: &Instance, wait: Wait) -> Result<(), Failure> {
     let Session { cloud, trove, format } = session;
     if !wait.wait {
         let newest = find::operations(&trove, &instance.id).await?.into_iter().next();
@@ -272,7 +284,7 @@ async fn follow(session: Session, instance: &Instance, wait: Wait) -> Result<(),
 
 fn summary(name: &str, operation: &Operation) -> String {
     let what = match (&operation.kind[..], &operation.to) {
-        ("upgrade", Some(to)) => format!("{name} runs {to}"),
+        ("upgrade" | "rollback", Some(to)) => format!("{name} runs {to}"),
         (kind, _) => format!("{kind} of {name} is done"),
     };
     let group = operation.findings.iter().find(|finding| finding.id == "group.migrated");

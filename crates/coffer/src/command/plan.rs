@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use coffer_core::engine::{Fate, Policy};
 use coffer_core::finding::Severity;
 use coffer_wire::trove::fault::FindingBody;
-use coffer_wire::trove::operation::{PlanVersion, UpgradePlan};
+use coffer_wire::trove::operation::{PlanStep, PlanVersion, UpgradePlan};
 
 use crate::watch::span;
 
@@ -15,7 +15,7 @@ pub(crate) fn render(instance: &str, plan: &UpgradePlan) -> String {
     let mut row = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<14}{value}");
     };
-    row("Path", &path(plan));
+    row("Path", &path(&plan.steps));
     if let Some(image) = &plan.image {
         row("Image", &format!("{} {}, from {}", image.number, image.digest, image.source));
     }
@@ -64,10 +64,10 @@ pub(crate) fn label(version: &PlanVersion) -> String {
 }
 
 /// The steps in order; those that the agent does alone stand in brackets.
-fn path(plan: &UpgradePlan) -> String {
+pub(super) fn path(steps: &[PlanStep]) -> String {
     let mut text = String::new();
     let mut within = false;
-    for step in &plan.steps {
+    for step in steps {
         if step.section != within {
             text.push_str(if step.section { " [" } else { "]" });
             within = step.section;
@@ -111,7 +111,7 @@ fn fate(fate: &Fate) -> String {
     }
 }
 
-fn section(text: &mut String, title: &str, lines: &[String]) {
+pub(super) fn section(text: &mut String, title: &str, lines: &[String]) {
     if !lines.is_empty() {
         let _ = writeln!(text, "\n{title}");
         for line in lines {
@@ -121,12 +121,12 @@ fn section(text: &mut String, title: &str, lines: &[String]) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "it is an estimate")]
-fn millis(millis: u64) -> String {
+pub(super) fn millis(millis: u64) -> String {
     span(millis as f64)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{} kB", bytes.div_ceil(1000)),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),

@@ -8,7 +8,7 @@ pub mod sql;
 
 use serde::{Deserialize, Serialize};
 
-use crate::datastore::{Datastore, Version};
+use crate::datastore::{Datastore, Number, Version};
 use crate::finding::Finding;
 use crate::spec::Settings;
 
@@ -101,6 +101,20 @@ pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Fi
     }
 }
 
+/// Whether two engines work on each other's data as they are, so that a way back between them needs no pre-image and loses
+/// nothing. Only what was measured.
+pub fn shares_data(a: (Datastore, Number), b: (Datastore, Number)) -> bool {
+    match a.0 {
+        Datastore::Redis | Datastore::Valkey => {
+            redis::path::data_format(a.0, a.1) == redis::path::data_format(b.0, b.1)
+        }
+        Datastore::Mysql | Datastore::Mariadb => {
+            let format = sql::path::data_format(a.0, a.1);
+            a.0 == b.0 && format.is_some() && format == sql::path::data_format(b.0, b.1)
+        }
+    }
+}
+
 /// What becomes of `settings` on the way from `from` to `to`. Redis has no default that would have to be pinned.
 pub fn change_settings(from: &Version, to: &Version, settings: &Settings, policy: Policy) -> SettingsChange {
     match from.datastore {
@@ -114,5 +128,41 @@ pub fn check_settings(version: &Version, settings: &Settings) -> Vec<Finding> {
     match version.datastore {
         Datastore::Redis | Datastore::Valkey => redis::settings::check(version, settings),
         Datastore::Mysql | Datastore::Mariadb => sql::settings::check(version, settings),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares_data;
+    use crate::datastore::Version;
+
+    #[test]
+    fn data_are_shared_where_it_was_measured_and_nowhere_else() {
+        let of = |label: &str| {
+            let version = Version::labelled(label);
+            (version.datastore, version.number)
+        };
+        for (a, b, shared) in [
+            ("redis 8.0.2", "redis 8.0.6", true),
+            ("redis 7.4.1", "redis 8.0.2", false),
+            ("redis 8.0.6", "redis 8.2.3", false),
+            ("redis 7.0.14", "redis 7.0.15", true),
+            ("redis 7.0.15", "redis 8.0.2", false),
+            ("redis 8.2.3", "redis 8.6.3", false),
+            ("redis 6.0.16", "redis 6.2.14", false),
+            ("valkey 8.0.1", "valkey 8.1.1", true),
+            ("valkey 9.0.0", "valkey 9.1.2", true),
+            ("valkey 8.1.1", "valkey 9.1.2", false),
+            ("redis 8.0.2", "valkey 8.0.2", false),
+            ("mariadb 11.8.6", "mariadb 11.8.9", true),
+            ("mariadb 10.11.18", "mariadb 10.11.19", true),
+            ("mariadb 10.5.23", "mariadb 10.5.29", false),
+            ("mariadb 10.11.19", "mariadb 11.8.6", false),
+            ("mysql 9.7.2", "mysql 9.7.4", true),
+            ("mysql 8.4.1", "mysql 8.4.9", false),
+        ] {
+            assert_eq!(shares_data(of(a), of(b)), shared, "{a} and {b}");
+            assert_eq!(shares_data(of(b), of(a)), shared, "{b} and {a}");
+        }
     }
 }

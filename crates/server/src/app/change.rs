@@ -47,7 +47,7 @@ impl App {
         self.begin(caller, id, Kind::Delete, None, plan_delete).await
     }
 
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         caller: &Caller,
         id: InstanceId,
@@ -83,7 +83,7 @@ impl App {
         let (instance, now) = (&row.instance, self.clock.now());
         let operation = OperationId(Uuid::new_v4());
         let groups = match (kind, &instance.group) {
-            (Kind::Upgrade, Some(_)) => write.groups(&instance.project).await?,
+            (Kind::Upgrade, Some(_)) | (Kind::Rollback, _) => write.groups(&instance.project).await?,
             _ => Vec::new(),
         };
         let plan = |snapshot: &Snapshot<'_>| plan(&Snapshot { groups: &groups, ..snapshot.clone() });

@@ -9,14 +9,15 @@ mod create;
 mod error;
 mod groups;
 mod preview;
+mod rollback;
 mod versions;
 mod view;
 
 pub use error::{Error, Excess, Thing};
 pub use groups::{GroupChange, GroupView, NewGroup};
 pub use view::{
-    Created, DatastoreView, InstanceView, NewInstance, OpenOperation, Page, Paged, Quota, Scope, UpgradePreview, Usage,
-    VersionChange,
+    Created, DatastoreView, InstanceView, NewInstance, OpenOperation, Page, Paged, Quota, RollbackPreview, Scope,
+    UpgradePreview, Usage, VersionChange,
 };
 
 use std::sync::Arc;
@@ -169,6 +170,11 @@ impl App {
         let shown = requested.unwrap_or(instance.version);
         let version = self.catalogue.version(shown).ok_or_else(|| Error::internal(format!("no version {shown}")))?;
         let observed = observed.filter(|o| believed(o, now));
+        let kept = observed.as_ref().and_then(|o| o.ways_back.last()).cloned();
+        let way_back = kept.map(|kept| {
+            let version = kept.version.and_then(|id| self.catalogue.version(id));
+            (kept, version)
+        });
         Ok(InstanceView {
             version,
             running: observed.as_ref().and_then(|o| o.running),
@@ -179,6 +185,7 @@ impl App {
             instance,
             observed,
             operation: open,
+            way_back,
         })
     }
 }

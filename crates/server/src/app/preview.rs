@@ -18,7 +18,7 @@ use super::{App, Error, Thing, UpgradePreview, needs_write, scope_of};
 use crate::caller::Caller;
 
 /// How long the asker of a preview is kept waiting for the agent, all together.
-const PATIENCE: Duration = Duration::from_mins(5);
+pub(super) const PATIENCE: Duration = Duration::from_mins(5);
 
 impl App {
     /// What that upgrade would do. Fetches the image and asks the agent, which touches nothing that serves. Refused when
@@ -82,7 +82,7 @@ impl App {
             digest: to.image.clone(),
             sources: to.sources.clone(),
         };
-        let (fetched, learned) = self.ask(id, Task::Fetch { image }, "image.fetch", preview).await?;
+        let (fetched, learned) = self.ask(id, Task::Fetch { image }, "image.fetch", &mut preview.findings).await?;
         preview.image = learned.image;
         if !fetched {
             return Ok(());
@@ -95,31 +95,31 @@ impl App {
             }
             other => other,
         };
-        let (_, learned) = self.ask(id, check, "upgrade.check", preview).await?;
+        let (_, learned) = self.ask(id, check, "upgrade.check", &mut preview.findings).await?;
         preview.preview = learned.preview;
         Ok(())
     }
 
-    /// Asks, and adds what was found to the preview. Tells whether it went well.
-    async fn ask(
+    /// Asks, and adds what was found. Tells whether it went well.
+    pub(super) async fn ask(
         &self,
         id: InstanceId,
         task: Task,
         name: &str,
-        preview: &mut UpgradePreview,
+        findings: &mut Vec<Finding>,
     ) -> Result<(bool, Learned), Error> {
         let answer = self.contact.ask(id, task).answer().await.ok_or_else(|| silent(id))?;
         let (cause, mut learned) = match answer.outcome {
             Outcome::Done(learned) => (None, *learned),
             Outcome::Failed { cause, learned } => (Some(cause), *learned),
         };
-        preview.findings.append(&mut learned.findings);
+        findings.append(&mut learned.findings);
         let failed = cause.is_some();
         if let Some(cause) = cause {
-            let untold = cause.findings.into_iter().filter(|f| !preview.findings.contains(f)).collect::<Vec<_>>();
-            preview.findings.extend(untold);
-            if !refuses(&preview.findings) {
-                preview.findings.push(Finding::error(name, format!("instance {id}"), cause.message, cause.hint));
+            let untold = cause.findings.into_iter().filter(|f| !findings.contains(f)).collect::<Vec<_>>();
+            findings.extend(untold);
+            if !refuses(findings) {
+                findings.push(Finding::error(name, format!("instance {id}"), cause.message, cause.hint));
             }
         }
         Ok((!failed, learned))

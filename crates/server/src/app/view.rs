@@ -8,11 +8,11 @@ use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Finding;
 use coffer_core::group::Group;
 use coffer_core::id::{FlavorId, ProjectId, VersionId};
-use coffer_core::instance::{Instance, Observed, Status};
+use coffer_core::instance::{Instance, Observed, Status, WayBack};
 use coffer_core::operation::Plan;
 use coffer_core::plan::Step;
 use coffer_core::spec::Settings;
-use coffer_core::task::{ImageFound, Preview};
+use coffer_core::task::{ImageFound, Loss, Preview};
 pub use coffer_store::OpenOperation;
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -73,6 +73,8 @@ pub struct InstanceView {
     /// What the agent last saw.
     pub observed: Option<Observed>,
     pub operation: Option<OpenOperation>,
+    /// What a rollback goes to, and the version that it is of, where that is known.
+    pub way_back: Option<(WayBack, Option<Arc<Version>>)>,
 }
 
 /// What a new instance shall be.
@@ -138,6 +140,25 @@ pub struct UpgradePreview {
     /// The image that would run; `None` when it is the same version and nothing is fetched.
     pub image: Option<ImageFound>,
     /// The agent's figures for this instance; `None` when it is the same version.
+    pub preview: Option<Preview>,
+}
+
+/// What a rollback would do, found out without doing it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RollbackPreview {
+    pub from: Arc<Version>,
+    pub to: Arc<Version>,
+    /// The pre-image that marks what is gone back to.
+    pub kept: WayBack,
+    /// Whether the data stay as they are, so that nothing is lost.
+    pub in_place: bool,
+    /// What is lost where they do not, as the agent told; `None` where it could not look.
+    pub loss: Option<Loss>,
+    /// The configuration group that the instance has then.
+    pub group: Option<Group>,
+    pub plan: Plan<Step>,
+    /// What the planner and the agent found; those with severity error would stop it before it touches anything.
+    pub findings: Vec<Finding>,
     pub preview: Option<Preview>,
 }
 

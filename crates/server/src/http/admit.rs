@@ -104,7 +104,7 @@ fn policy(method: &Method, route: &str) -> &'static str {
         ("PUT" | "PATCH", _) if instances => "instance:update",
         ("DELETE", _) if instances => "instance:delete",
         ("GET" | "HEAD", _) if instances => "instance:index",
-        ("POST", "upgrade-preview") => "instance:update",
+        ("POST", "upgrade-preview" | "rollback-preview" | "rollback" | "finalize") => "instance:update",
         _ => "this",
     }
 }

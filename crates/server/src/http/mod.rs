@@ -26,6 +26,7 @@ mod observe;
 mod operations;
 mod page;
 mod quotas;
+mod rollback;
 mod roots;
 mod serve;
 mod upgrade;
@@ -62,6 +63,7 @@ pub fn router(shared: Shared) -> Router {
         .merge(quotas::routes())
         .merge(instances::routes())
         .merge(upgrade::routes())
+        .merge(rollback::routes())
         .merge(operations::routes())
         .merge(accounts::routes())
         .merge(mgmt::routes())

@@ -1,6 +1,7 @@
 //! What an upgrade would do, found out without doing it. Coffer's addition.
 
 use axum::extract::State;
+use coffer_core::operation::Plan;
 use coffer_core::plan::Step;
 use coffer_wire::trove::fault::FindingBody;
 use coffer_wire::trove::operation::{PlanBody, PlanGroup, PlanImage, PlanStep, UpgradePlan};
@@ -15,7 +16,6 @@ use super::admit::Asker;
 use super::answer::{Answer, ok};
 use super::body::{At, Json};
 use super::instances::{InInstance, upgrade_refused};
-use super::view::section_of;
 use crate::app::UpgradePreview;
 
 /// The routes.
@@ -43,11 +43,10 @@ async fn preview(State(shared): State<Shared>, asker: Asker, At(at): At<InInstan
 
 fn plan(preview: UpgradePreview) -> UpgradePlan {
     let UpgradePreview { from, to, policy, group, plan, findings, settings, image, preview } = preview;
-    let steps = plan.steps.iter().enumerate().flat_map(|(i, step)| steps(step, i < plan.point_of_no_return)).collect();
     UpgradePlan {
         from: (&*from).into(),
         to: (&*to).into(),
-        steps,
+        steps: steps(&plan),
         notes: plan.notes,
         findings: findings.into_iter().map(FindingBody::from).collect(),
         settings,
@@ -62,9 +61,14 @@ fn plan(preview: UpgradePreview) -> UpgradePlan {
     }
 }
 
+/// All steps, those of the critical section in the place of the one that hands it over.
+pub(super) fn steps(plan: &Plan<Step>) -> Vec<PlanStep> {
+    plan.steps.iter().enumerate().flat_map(|(i, step)| of_step(step, i < plan.point_of_no_return)).collect()
+}
+
 /// One step, or those of the critical section that it hands over.
-fn steps(step: &Step, undone: bool) -> Vec<PlanStep> {
-    let Some(section) = section_of(step) else {
+fn of_step(step: &Step, undone: bool) -> Vec<PlanStep> {
+    let Some(section) = step.section() else {
         return vec![PlanStep { name: step.name().to_owned(), undone, section: false }];
     };
     let plan = &section.plan;

@@ -67,6 +67,13 @@ pub(super) fn detailed(view: &InstanceView, asker: &Asker, region: &str) -> wire
             wire::GroupRef { links: links.of("configurations", &id), name: group.name.clone(), id }
         }),
         restart_required: view.pending.clone(),
+        rollback: view.way_back.as_ref().map(|(kept, version)| wire::WayBack {
+            version: version.as_ref().map(|version| version.label()),
+            since: kept.since.into(),
+            until: kept.until.into(),
+            bytes: kept.bytes,
+            operation: kept.operation.to_string(),
+        }),
         operation: None,
     });
     shown
@@ -96,6 +103,8 @@ pub(super) fn managed(view: &InstanceView, asker: &Asker, region: &str) -> wire:
         Some(Kind::Restart) => "Rebooting the instance.",
         Some(Kind::Delete) => "Deleting the instance.",
         Some(Kind::Configure) => "Updating the configuration of the instance.",
+        Some(Kind::Rollback) => "Rolling the instance back.",
+        Some(Kind::Finalize) => "Finalizing the upgrade of the instance.",
     };
     shown.mgmt = Some(wire::Mgmt {
         server_id: None,
@@ -135,27 +144,12 @@ fn progress(operation: &Operation) -> wire::Progress {
 fn step_names(operation: &Operation) -> Vec<&'static str> {
     let mut names = Vec::new();
     for step in &operation.plan.steps {
-        match section_of(step) {
+        match step.section() {
             Some(section) => names.extend(section.plan.steps.iter().map(|step| step.name())),
             None => names.push(step.name()),
         }
     }
     names
-}
-
-/// The critical section that a step hands over, if it is one.
-pub(super) fn section_of(step: &Step) -> Option<&coffer_core::section::Section> {
-    match step {
-        Step::Ask { task, .. } => match &**task {
-            Task::Section(section) => Some(section),
-            Task::Fetch { .. }
-            | Task::Check { .. }
-            | Task::Verify { .. }
-            | Task::Configure { .. }
-            | Task::Accounts { .. } => None,
-        },
-        Step::EnsurePlace | Step::DropPlace | Step::Run { .. } | Step::Record(_) => None,
-    }
 }
 
 /// An operation.
@@ -188,7 +182,7 @@ pub(super) fn operation(operation: &Operation) -> wire_operation::Operation {
 /// Which version an operation leads from and to, as its plan says.
 fn versions(operation: &Operation) -> (Option<String>, Option<String>) {
     for step in &operation.plan.steps {
-        if let Some(section) = section_of(step) {
+        if let Some(section) = step.section() {
             return (Some(section.from.label()), Some(section.to.label()));
         }
         match step {

@@ -109,7 +109,7 @@ impl Runner {
             Step::Record(record) => {
                 let change = match record {
                     Record::Built { generation } => Change::Built { generation },
-                    Record::Runs { spec, generation, configured } => {
+                    Record::Runs { spec, generation, configured, before: _ } => {
                         Change::Runs(Desire { generation, engine: *spec }, configured.map(|configured| *configured))
                     }
                     Record::Deleted => Change::Deleted,
@@ -133,8 +133,10 @@ impl Runner {
                 let result = self.app.store.result(operation.id, &task_id(operation.id, at)).await?;
                 match result {
                     Some(result) => self.take_answer(operation, instance, &task, result.outcome).await?,
-                    // What touches the engine is never given up: the agent works it off by itself, forward or back.
-                    None if matches!(*task, Task::Section(_) | Task::Configure { .. }) => return Ok(false),
+                    // What touches the engine or what is kept is never given up: the agent works it off by itself, forward or back.
+                    None if matches!(*task, Task::Section(_) | Task::Configure { .. } | Task::Finalize { .. }) => {
+                        return Ok(false);
+                    }
                     None if is_over(operation, within_seconds, now) => {
                         let name = operation.plan.steps.get(at).map_or("", Step::name);
                         let message = format!("the agent did not finish the step {name} within {within_seconds} s");
@@ -181,10 +183,12 @@ impl Runner {
             Outcome::Done(learned) => (Ok(()), *learned),
             Outcome::Failed { cause, learned } => (Err(cause), *learned),
         };
-        let Learned { image, findings, preview: _, steps, gap_us, clients, accounts } = learned;
+        let Learned { image, findings, preview: _, steps, gap_us, clients, accounts, loss: _ } = learned;
         let outcome = match outcome {
             // Whatever the agent makes of it: a reason to refuse is one.
-            Ok(()) if matches!(task, Task::Check { .. }) && refuses(&findings) => Err(refusal(&findings)),
+            Ok(()) if matches!(task, Task::Check { .. } | Task::CheckBack { .. }) && refuses(&findings) => {
+                Err(refusal(&findings))
+            }
             Ok(()) => refused_accounts(accounts).map_or(Ok(()), Err),
             failed @ Err(_) => failed,
         };

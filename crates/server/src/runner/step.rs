@@ -119,14 +119,15 @@ pub(crate) fn pin_image(operation: &mut Operation, version: VersionId, image: &I
         match step {
             Step::Run { spec, .. } | Step::Record(Record::Runs { spec, .. }) => pin(spec),
             Step::Ask { task, .. } => match &mut **task {
-                Task::Check { to: spec, .. } | Task::Verify { expect: spec } | Task::Configure { to: spec, .. } => {
-                    pin(spec);
-                }
+                Task::Check { to: spec, .. }
+                | Task::CheckBack { to: spec, .. }
+                | Task::Verify { expect: spec }
+                | Task::Configure { to: spec, .. } => pin(spec),
                 Task::Section(section) => {
                     pin(&mut section.from);
                     pin(&mut section.to);
                 }
-                Task::Fetch { .. } | Task::Accounts { .. } => {}
+                Task::Fetch { .. } | Task::Accounts { .. } | Task::Finalize { .. } => {}
             },
             Step::EnsurePlace | Step::DropPlace | Step::Record(_) => {}
         }

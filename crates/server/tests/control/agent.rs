@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use coffer_core::account::Answer;
 use coffer_core::finding::{Cause, Finding};
-use coffer_core::id::{Digest, Generation, TaskId};
-use coffer_core::instance::{Engine, Observed};
+use coffer_core::id::{Digest, Generation, OperationId, TaskId};
+use coffer_core::instance::{Engine, Observed, WayBack};
+use coffer_core::section::SectionStep;
 use coffer_core::spec::EngineSpec;
 use coffer_core::task::{
     ClientView, ImageFound, Learned, Order, Outcome, Preview, StepEnd, StepRecord, Task, TaskResult,
@@ -44,6 +45,9 @@ pub(crate) struct Script {
 #[derive(Debug, Default)]
 pub(crate) struct Volume {
     runs: Option<(Generation, EngineSpec)>,
+    ways_back: Vec<WayBack>,
+    /// The pre-image that it was told to keep even after its time.
+    pub(crate) held: Option<OperationId>,
     journal: BTreeMap<TaskId, TaskResult>,
     acknowledged: Vec<TaskId>,
     pub(crate) events: Vec<AgentEvent>,
@@ -79,6 +83,7 @@ pub(crate) async fn live(identity: Identity, script: Arc<Mutex<Script>>, volume:
 fn work(desired: &Desired, script: &Mutex<Script>, volume: &Mutex<Volume>) -> Report {
     let (mut script, mut volume) = (script.lock().unwrap(), volume.lock().unwrap());
     let act = |script: &Script, name| script.acts.get(name).cloned().unwrap_or(Act::Succeed);
+    volume.held = desired.held_preimage;
     let mut engine = if volume.runs.is_some() { Engine::Serving } else { Engine::Absent };
     if let Some(wanted) = &desired.engine
         && volume.runs.as_ref().is_none_or(|(generation, _)| *generation < desired.generation)
@@ -130,6 +135,7 @@ fn work(desired: &Desired, script: &Mutex<Script>, volume: &Mutex<Volume>) -> Re
         isolation: vec!["none: it only pretends".to_owned()],
         settling: false,
         gate: None,
+        ways_back: volume.ways_back.clone(),
     };
     Report { observed, running, results, events: volume.events.clone() }
 }
@@ -137,11 +143,12 @@ fn work(desired: &Desired, script: &Mutex<Script>, volume: &Mutex<Volume>) -> Re
 fn name_of(task: &Task) -> &'static str {
     match task {
         Task::Fetch { .. } => "fetch",
-        Task::Check { .. } => "check",
+        Task::Check { .. } | Task::CheckBack { .. } => "check",
         Task::Verify { .. } => "verify",
         Task::Configure { .. } => "configure",
         Task::Section(_) => "section",
         Task::Accounts { .. } => "accounts",
+        Task::Finalize { .. } => "finalize",
     }
 }
 
@@ -155,7 +162,7 @@ fn succeed(task: &Task, volume: &mut Volume) -> Learned {
             }),
             ..Learned::default()
         },
-        Task::Check { .. } => {
+        Task::Check { .. } | Task::CheckBack { .. } => {
             Learned { preview: Some(Preview { gap_millis: 42, ..Preview::default() }), ..Learned::default() }
         }
         Task::Verify { .. } => Learned::default(),
@@ -164,7 +171,20 @@ fn succeed(task: &Task, volume: &mut Volume) -> Learned {
             volume.runs = Some((*generation, to.clone()));
             Learned::default()
         }
+        Task::Finalize { operations } => {
+            volume.ways_back.retain(|kept| !operations.contains(&kept.operation));
+            Learned::default()
+        }
         Task::Section(section) => {
+            if section.plan.steps.contains(&SectionStep::Keep) {
+                volume.ways_back.push(WayBack {
+                    operation: section.operation,
+                    version: Some(section.from.version),
+                    since: Timestamp::UNIX_EPOCH,
+                    until: Timestamp::UNIX_EPOCH,
+                    bytes: 4096,
+                });
+            }
             volume.runs = Some((section.generation, section.to.clone()));
             let steps = section.plan.steps.iter().map(|s| step(s.name(), Some(StepEnd::Done))).collect();
             let clients = Some(ClientView { attempts: 9, longest_wait_us: 12_000, ..ClientView::default() });

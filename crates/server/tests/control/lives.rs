@@ -96,6 +96,24 @@ async fn an_upgrade_that_fails_in_its_section_leaves_the_old_version_and_says_wh
 }
 
 #[tokio::test]
+async fn a_pre_image_is_held_for_as_long_as_somebody_goes_back_to_it() {
+    let setting = Setting::new().await;
+    let id = setting.serving("redis_test").await;
+    setting.app().upgrade(&member(), id, "8.0.2", Policy::default()).await.expect("accepted");
+    setting.until(id, |view| view.status == Status::Active && view.version.name == "8.0.2").await;
+    let upgrade = setting.operation(id).await.id;
+    let held = || setting.places.volume(id).expect("a place").lock().unwrap().held;
+    assert_eq!(held(), None);
+    setting.script("check", Act::Hang);
+    setting.app().rollback(&member(), id, false, true).await.expect("accepted");
+    eventually(async || if held() == Some(upgrade) { Ok(()) } else { Err(held()) }).await;
+    setting.script("check", Act::Succeed);
+    let view = setting.until(id, |view| view.status != Status::Upgrade).await;
+    assert_eq!((view.version.name.as_str(), view.instance.fault), ("7.0.15", None));
+    eventually(async || if held().is_none() { Ok(()) } else { Err(held()) }).await;
+}
+
+#[tokio::test]
 async fn what_a_check_finds_is_told_all_at_once() {
     let setting = Setting::new().await;
     let id = setting.serving("redis_test").await;

@@ -12,8 +12,9 @@ use std::time::Duration;
 use coffer_core::account::{Account, Answer, Refusal, Request, User};
 use coffer_core::datastore::Number;
 use coffer_core::id::{Digest, Generation, InstanceId};
-use coffer_core::instance::{Engine, Observed};
-use coffer_core::task::{ClientView, ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
+use coffer_core::instance::{Engine, Observed, WayBack};
+use coffer_core::section::SectionStep;
+use coffer_core::task::{ClientView, ImageFound, Learned, Loss, Order, Outcome, Preview, Task, TaskResult, Writes};
 use coffer_provider::{Agent, Error, Placed, Provider};
 use coffer_wire::agent::{Desired, Identity, Report, desired_path, report_path};
 use jiff::Timestamp;
@@ -75,11 +76,12 @@ struct Fake {
     identity: Identity,
     held: Arc<AtomicBool>,
     running: Option<(Generation, Number)>,
+    ways_back: Vec<WayBack>,
 }
 
 impl Fake {
     fn new(identity: Identity, held: Arc<AtomicBool>) -> Self {
-        Self { identity, held, running: None }
+        Self { identity, held, running: None, ways_back: Vec::new() }
     }
 
     /// Until the server is gone, or says that the instance is.
@@ -111,6 +113,7 @@ impl Fake {
                 isolation: vec!["none: this agent has no engine".to_owned()],
                 settling: false,
                 gate: None,
+                ways_back: self.ways_back.clone(),
             };
             let report = Report { observed, running: None, results, events: Vec::new() };
             let report = serde_json::to_string(&report).expect("a report");
@@ -127,10 +130,27 @@ impl Fake {
                 learned.image = Some(ImageFound { digest, number, source: "nowhere".to_owned() });
             }
             Task::Check { .. } => learned.preview = Some(Preview::default()),
+            Task::CheckBack { restores, .. } => {
+                learned.preview = Some(Preview::default());
+                let since = self.ways_back.last().map_or(Timestamp::UNIX_EPOCH, |kept| kept.since);
+                let loss = Loss { since, counted_at: Timestamp::now(), writes: Writes::All { count: 12 } };
+                learned.loss = restores.map(|_| loss);
+            }
+            Task::Finalize { operations } => self.ways_back.retain(|kept| !operations.contains(&kept.operation)),
             Task::Verify { .. } => {}
             Task::Accounts { request } => learned.accounts = Some(told(&request)),
             Task::Configure { to, generation } => self.running = Some((generation, to.number)),
             Task::Section(section) => {
+                if section.plan.steps.contains(&SectionStep::Keep) {
+                    let since = Timestamp::now();
+                    self.ways_back.push(WayBack {
+                        operation: section.operation,
+                        version: Some(section.from.version),
+                        since,
+                        until: since + jiff::SignedDuration::from_hours(24),
+                        bytes: 4096,
+                    });
+                }
                 self.running = Some((section.generation, section.to.number));
                 learned.gap_us = Some(42_000);
                 learned.clients =

@@ -86,6 +86,9 @@ pub struct Detail {
     /// Who gets new connections. Missing until the first engine was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
+    /// What a rollback goes back to. Missing where nothing is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<WayBack>,
     /// The settings that wait for a restart, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restart_required: Vec<String>,
@@ -106,6 +109,21 @@ pub struct Gate {
     /// Why it does not go further, and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// What there was before an upgrade and is kept for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WayBack {
+    /// The version that it is of, such as `redis 7.0.15`. Missing where that was not written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    pub since: Date,
+    /// It is removed then.
+    pub until: Date,
+    /// The size of data and configuration, which may take less room.
+    pub bytes: u64,
+    /// The operation that would be taken back.
+    pub operation: String,
 }
 
 /// The password that a tenant is shown once. It is not part of what debugging prints.
@@ -236,7 +254,7 @@ impl InstanceFault {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     pub id: String,
-    /// `create`, `upgrade`, `restart`, `configure` or `delete`.
+    /// `create`, `upgrade`, `restart`, `configure`, `rollback`, `finalize` or `delete`.
     pub kind: String,
     /// What is being done; empty where that is not known.
     pub step: String,

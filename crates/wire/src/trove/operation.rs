@@ -1,9 +1,9 @@
-//! What Coffer adds to Trove: the operations of an instance, and what an upgrade would do.
+//! What Coffer adds to Trove: the operations of an instance, and what an upgrade or a rollback would do.
 
 use coffer_core::datastore::Version;
 use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Cause;
-use coffer_core::task::{ClientView, Preview, StepEnd, StepRecord};
+use coffer_core::task::{ClientView, Loss, Preview, StepEnd, StepRecord, Writes};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +20,7 @@ pub struct OperationsBody {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
     pub id: String,
-    /// `create`, `upgrade`, `restart`, `configure` or `delete`.
+    /// `create`, `upgrade`, `restart`, `configure`, `rollback`, `finalize` or `delete`.
     pub kind: String,
     /// `forward`, `backward`, `done` (wholly new), `undone` (wholly old) or `stuck` (a person has to choose).
     pub phase: String,
@@ -144,6 +144,63 @@ pub struct UpgradePlan {
     /// The agent's figures for this instance; null where nothing is stopped.
     #[schema(value_type = Option<Object>)]
     pub preview: Option<Preview>,
+}
+
+/// `{"plan": ...}`: what a rollback would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackPlanBody {
+    pub plan: RollbackPlan,
+}
+
+/// A rollback that was planned and checked, and not begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackPlan {
+    pub from: PlanVersion,
+    pub to: PlanVersion,
+    /// The upgrade that is taken back was done then.
+    pub since: Date,
+    /// Until then there is this way back.
+    pub until: Date,
+    /// Whether the data stay as they are, so that nothing is lost.
+    pub in_place: bool,
+    /// What is lost where they do not; null where they do, and where it could not be looked at.
+    pub loss: Option<LossBody>,
+    /// In order; those inside the agent's critical section stand in the place of the step that hands it over.
+    pub steps: Vec<PlanStep>,
+    pub notes: Vec<String>,
+    /// Those of severity `error` would refuse it.
+    pub findings: Vec<FindingBody>,
+    /// The configuration group that the instance has then, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<PlanGroup>,
+    /// The agent's figures for this instance; null where it could not look.
+    #[schema(value_type = Option<Object>)]
+    pub preview: Option<Preview>,
+}
+
+/// What a rollback loses: everything that was written after `since`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LossBody {
+    pub since: Date,
+    pub counted: Date,
+    /// How many commands or statements that change data the engine has taken since then; null where it cannot tell.
+    pub writes: Option<u64>,
+    /// Whether there may have been more, because the engine was started anew since.
+    pub at_least: bool,
+    /// Why it cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl From<&Loss> for LossBody {
+    fn from(loss: &Loss) -> Self {
+        let (writes, at_least, why) = match &loss.writes {
+            Writes::All { count } => (Some(*count), false, None),
+            Writes::Since { count, .. } => (Some(*count), true, None),
+            Writes::Unknown { why } => (None, false, Some(why.clone())),
+        };
+        Self { since: loss.since.into(), counted: loss.counted_at.into(), writes, at_least, why }
+    }
 }
 
 /// A version, in a plan.

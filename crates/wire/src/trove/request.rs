@@ -415,6 +415,57 @@ impl UpgradePreview {
     }
 }
 
+/// `POST /instances/{id}/rollback`, and the same with `-preview`. Coffer's addition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Rollback {
+    /// Whether the data are to become those of the pre-image even where the older version works on those that there are.
+    #[schema(required = false)]
+    pub restore: bool,
+    /// Whether what was written since may be lost. A preview does not ask.
+    #[schema(required = false)]
+    pub accept_loss: bool,
+}
+
+impl Rollback {
+    /// Reads `{"rollback": {"restore": false, "accept_loss": true}}`.
+    pub fn read(body: &Value) -> Result<Self, Fault> {
+        let value = inside(body, "rollback")?;
+        let mut check = Check::default();
+        let mut read = Self::default();
+        if let Some(object) = check.object("rollback", value) {
+            check.only("rollback", object, &["restore", "accept_loss"]);
+            for (name, flag) in [("restore", &mut read.restore), ("accept_loss", &mut read.accept_loss)] {
+                match object.get(name) {
+                    None => {}
+                    Some(Value::Bool(given)) => *flag = *given,
+                    Some(other) => {
+                        check.add(&format!("rollback['{name}']"), &format!("{} is not of type 'boolean'", show(other)));
+                    }
+                }
+            }
+        }
+        check.finish()?;
+        Ok(read)
+    }
+}
+
+/// `POST /instances/{id}/finalize`. Coffer's addition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Finalize {}
+
+impl Finalize {
+    /// Reads `{"finalize": {}}`.
+    pub fn read(body: &Value) -> Result<Self, Fault> {
+        let value = inside(body, "finalize")?;
+        let mut check = Check::default();
+        if let Some(object) = check.object("finalize", value) {
+            check.only("finalize", object, &[]);
+        }
+        check.finish()?;
+        Ok(Self {})
+    }
+}
+
 /// `PATCH /mgmt/datastore-versions/{id}`: what an operator changes about a version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct VersionChange {

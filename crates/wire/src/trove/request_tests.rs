@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use coffer_core::engine::Policy;
 
-use super::{Action, Attachment, InstanceChange, NewInstance, Unsupported, UpgradePreview, VersionChange};
+use super::{Action, Attachment, InstanceChange, NewInstance, Rollback, Unsupported, UpgradePreview, VersionChange};
 use crate::trove::Fault;
 
 fn told<T: std::fmt::Debug>(read: Result<T, Fault>) -> String {
@@ -157,6 +157,12 @@ fn previews_and_versions_refuse_what_they_do_not_know() {
     assert_eq!(
         told(UpgradePreview::read(&json!({"upgrade": {}}))),
         "Validation error: upgrade 'datastore_version' is a required property"
+    );
+    let agreed = Rollback::read(&json!({"rollback": {"accept_loss": true}})).expect("a rollback");
+    assert!(agreed.accept_loss);
+    assert_eq!(
+        told(Rollback::read(&json!({"rollback": {"accept_loss": 1}}))),
+        "Validation error: rollback['accept_loss'] 1 is not of type 'boolean'"
     );
     let change = VersionChange::read(&json!({"active": false, "name": "7.0"})).expect("a change");
     assert_eq!((change.active, change.name.as_deref()), (Some(false), Some("7.0")));

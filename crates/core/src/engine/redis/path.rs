@@ -74,6 +74,18 @@ fn way((from, old): (Datastore, Number), (to, new): (Datastore, Number)) -> Way 
     }
 }
 
+/// The first series of those that read each other's files, all of them and both ways. One version of the snapshot's format is not
+/// enough: users have a language of their own, and so have vector sets, of which Redis 8.0 reads none that 8.2 wrote. Series of
+/// which nobody has seen it stand alone.
+pub fn data_format(datastore: Datastore, number: Number) -> (Datastore, (u32, u32)) {
+    let first = match (datastore, number.series()) {
+        (Datastore::Valkey, (8, 0 | 1)) => (8, 0),
+        (Datastore::Valkey, (9, 0 | 1)) => (9, 0),
+        (_, series) => series,
+    };
+    (datastore, first)
+}
+
 /// The shortest list of active versions from `from` to `to`, each reachable from the one before; `to` is the last.
 fn hops<'a>(from: &'a Version, to: &'a Version, catalogue: &'a [Version]) -> Option<Vec<&'a Version>> {
     // Later versions first, so that of several ways of one length the one over the newest versions is taken.

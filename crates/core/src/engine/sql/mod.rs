@@ -3,7 +3,7 @@
 //! [`path`] says which upgrades work, [`parameters`] and [`settings`] what becomes of configuration, [`config`] renders the files
 //! and says who may what, [`accounts`] which databases and accounts tenants may have, [`quoting`] writes statements, [`proof`] whether all is
 //! there afterwards, [`checks`] what speaks against an upgrade, from [`facts`] and
-//! from what [`features`] come and go. What the two have otherwise is in [`dialect`].
+//! from what [`features`] come and go, [`writes`] how much was written. What the two have otherwise is in [`dialect`].
 
 pub mod accounts;
 pub mod checks;
@@ -19,3 +19,4 @@ pub mod quoting;
 mod rules;
 pub mod settings;
 mod words;
+pub mod writes;

@@ -4,7 +4,7 @@
 //! refuses the redo log of a newer one, or starts on files that it does not understand. MySQL goes from one long-term series
 //! to the next and leaves none out, as its makers say; measured was an upgrade within 9.7.
 
-use crate::datastore::{Datastore, Version};
+use crate::datastore::{Datastore, Number, Version};
 use crate::finding::Finding;
 
 /// The oldest and the newest series that were measured.
@@ -39,6 +39,15 @@ pub fn check(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Finding
         )];
     }
     Vec::new()
+}
+
+/// The series whose servers work on each other's data as they are, where somebody has seen it: the older one starts on what
+/// the newer one wrote, and all is there. Across series the log has another format, or system tables were changed.
+pub fn data_format(datastore: Datastore, number: Number) -> Option<(u32, u32)> {
+    match (datastore, number.series()) {
+        (Datastore::Mariadb, series @ ((10, 11) | (11, 8))) | (Datastore::Mysql, series @ (9, 7)) => Some(series),
+        _ => None,
+    }
 }
 
 /// Only upwards.
