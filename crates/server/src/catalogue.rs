@@ -109,7 +109,7 @@ mod tests {
     #[tokio::test]
     async fn a_series_of_the_catalogue_is_found_by_its_name_also_when_it_has_a_number_and_others_begin_so() {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(&dir.path().join("coffer.db")).await.expect("a store");
+        let store = Store::open(&coffer_store::Location::File(dir.path().join("coffer.db"))).await.expect("a store");
         let seed = |name: &str, number: &str| CatalogueSeed {
             datastore: Datastore::Mysql,
             name: name.to_owned(),
