@@ -7,9 +7,12 @@ mod support;
 
 use serde_json::{Value, json};
 use support::contents::{self, Contents};
+use support::dataset::{self, Summary};
 use support::faulty::{self, Mood};
 use support::mariadb;
+use support::resp::Connection;
 use support::strike::{Moment, strike};
+use support::struck::{AGENT, ALL, Blow};
 use support::unharmed::wait_until_settled;
 use support::world::{Instance, World, kill, wait_for};
 
@@ -39,6 +42,10 @@ fn refused(world: &World, arguments: &[&str], words: &[&str]) {
     for word in words.iter().chain(&["hint:"]) {
         assert!(said.stderr.contains(word), "{word:?} is not in {said:?}");
     }
+}
+
+fn connect(instance: &Instance) -> Connection {
+    Connection::open(instance.address, Some(&instance.password)).expect("the engine answers at its address")
 }
 
 fn read(instance: &Instance) -> Contents {
@@ -131,7 +138,7 @@ fn a_redis_goes_back_with_what_it_held_and_loses_what_was_announced() {
     world.redis(&instance).ask(&["SET", "forgotten", "1"]).unwrap();
     kill(world.engine_pid(&instance.id).unwrap());
     wait_for("another engine", || {
-        let again = support::resp::Connection::open(instance.address, Some(&instance.password));
+        let again = Connection::open(instance.address, Some(&instance.password));
         again.is_ok_and(|mut again| again.ask(&["SET", "known", "1"]).is_ok())
     });
     wait_for("its agent to see it", || world.show(&instance.id)["operating_status"] == "HEALTHY");
@@ -209,30 +216,102 @@ fn an_older_engine_that_cannot_have_its_data_again_leaves_the_newer_one_with_all
     before.assert_same(&read(&instance), "after all that");
 }
 
+/// What an instance holds: how more is written, how all is read, and how two readings are compared.
+struct Held<C> {
+    fill: fn(&Instance, &str),
+    read: fn(&Instance) -> C,
+    same: fn(&C, &C, &str),
+}
+
+/// Back and forth between two versions, struck when each of these steps begins: each rollback goes to what there was before the
+/// one before it. Gives how each ended.
+fn struck<C>(
+    world: &mut World,
+    instance: &Instance,
+    steps: &[&str],
+    (victim, blow): Blow,
+    Held { fill, read, same }: Held<C>,
+) {
+    let mut there = read(instance);
+    let name = world.show(&instance.id)["name"].as_str().unwrap().to_owned();
+    upgrade(world, &name, if name == "m" { "10.11.19" } else { "8.0" });
+    for step in steps {
+        fill(instance, step);
+        let given_up = read(instance);
+        let back = json!({"rollback": {"accept_loss": true}});
+        assert_eq!(world.ask("demo", "POST", &format!("/instances/{}/rollback", instance.id), &back).status, 202);
+        let at = STEPS.iter().position(|s| s == step).unwrap();
+        strike(world, instance, Moment::Forward(at), |world| blow(world, instance));
+        world.start_server();
+        let newest = world.wait_until_over(&instance.id);
+        println!("{victim} killed at {step}: {}, gap {} ms", newest["phase"], newest["gap_ms"]);
+        if newest["phase"] == "done" {
+            same(&there, &read(instance), step);
+            there = given_up;
+        } else {
+            assert_ne!(victim, "agent", "{step}: {newest:#}");
+            same(&given_up, &read(instance), step);
+        }
+        wait_for("a single engine", || world.engines_on(&instance.id).len() == 1);
+    }
+}
+
+/// Something of every kind that a Redis can hold.
+const REDIS: Held<Contents> = Held {
+    fill: |instance, by| contents::fill(&mut connect(instance), by),
+    read,
+    same: |before, after, when| before.assert_same(after, when),
+};
+
 #[test]
 fn an_agent_that_is_killed_at_a_step_of_a_rollback_is_followed_by_one_that_goes_on() {
     let Some(mut world) = World::start() else { return };
     let instance = world.create("r", "7.0.15", &[]);
-    contents::fill(&mut world.redis(&instance), "0");
-    let mut there = read(&instance);
-    upgrade(&world, "r", "8.0");
-    for (at, step) in STEPS.iter().enumerate() {
-        // Back and forth: each goes to what there was before the one before it.
-        contents::fill(&mut world.redis(&instance), &format!("at {step}"));
-        let given_up = read(&instance);
-        let back = json!({"rollback": {"accept_loss": true}});
-        assert_eq!(world.ask("demo", "POST", &format!("/instances/{}/rollback", instance.id), &back).status, 202);
-        strike(&mut world, &instance, Moment::Forward(at), |world| {
-            kill(world.agent_pid(&instance.id).expect("an agent"));
-        });
-        let newest = world.wait_until_over(&instance.id);
-        assert_eq!(newest["phase"], "done", "{step}: {newest:#}");
-        there.assert_same(&read(&instance), step);
-        println!("agent killed at {step}: gap {} ms", newest["gap_ms"]);
-        there = given_up;
-    }
-    check_version(&world, &instance, "redis 7.0.15");
+    struck(&mut world, &instance, &STEPS, AGENT, REDIS);
     assert_eq!(preimages(&world, &instance.id), 1 + STEPS.len());
+    check_version(&world, &instance, "redis 7.0.15");
+}
+
+#[test]
+fn a_rollback_ends_wholly_old_or_wholly_new_whoever_dies() {
+    let Some(mut world) = World::start() else { return };
+    // One that keeps snapshots has promised nobody to hold what was written since the last, and none its users before they are saved.
+    let instance = world.create("r", "7.0.15", &[("appendonly", "yes")]);
+    let fill = |instance: &Instance, by: &str| {
+        connect(instance)
+            .pipeline((0..500).map(|n| ["SET".to_owned(), format!("{by}:{n}"), "value".to_owned()]))
+            .unwrap();
+    };
+    let read = |instance: &Instance| dataset::summarize(&mut connect(instance)).unwrap();
+    let same = |before: &Summary, after: &Summary, when: &str| assert_eq!(before, after, "{when}");
+    struck(
+        &mut world,
+        &instance,
+        &["prepare", "stop", "keep", "restore", "start", "open"],
+        ALL,
+        Held { fill, read, same },
+    );
+}
+
+#[test]
+fn an_agent_of_a_mariadb_that_is_killed_during_a_rollback_is_followed_by_one_that_goes_on() {
+    let Some(mut world) = mariadb::world("", &["10.5.23", "10.11.19"]) else { return };
+    let instance = world.create("m", "mariadb/10.5.23", &[]);
+    mariadb::fill(&mut mariadb::connect(&instance));
+    mariadb::connect(&instance).run("ALTER EVENT shop.tick DISABLE");
+    let fill = |instance: &Instance, by: &str| {
+        mariadb::connect(instance).run(&format!("REPLACE INTO shop.old VALUES (1000 + CRC32('{by}') % 1000, '{by}')"));
+    };
+    let same =
+        |before: &mariadb::Contents, after: &mariadb::Contents, when: &str| mariadb::assert_same(before, after, when);
+    struck(
+        &mut world,
+        &instance,
+        &["keep", "restore", "start", "open"],
+        AGENT,
+        Held { fill, read: mariadb::read, same },
+    );
+    world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 
 #[test]
