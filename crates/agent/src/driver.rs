@@ -191,6 +191,11 @@ pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
     }
 }
 
+/// Whether an engine counts as writes what it does before any client has reached it. What one of Redis loads it does not count.
+pub(crate) fn counts_own_writes(spec: &EngineSpec) -> bool {
+    is_sql(spec)
+}
+
 /// How many of so many short-lived clients of the probe this engine counts as writes. Those of SQL are asked for nothing that
 /// would be one.
 pub(crate) fn writes_of_probe(spec: &EngineSpec, clients: u64) -> u64 {
@@ -396,15 +401,6 @@ impl Client {
         match self {
             Self::Redis(client) => client.writes().await,
             Self::Sql(client) => client.writes().await,
-        }
-    }
-
-    /// The same of an engine that no client has reached yet, where it has done something by itself or was told to. What one of
-    /// Redis does before that it does not count, and its list of commands is long.
-    pub(crate) async fn writes_at_start(&self) -> Result<u64, Error> {
-        match self {
-            Self::Redis(_) => Ok(0),
-            Self::Sql(client) => Ok(client.writes().await?.0),
         }
     }
 

@@ -216,6 +216,13 @@ fn an_older_engine_that_cannot_have_its_data_again_leaves_the_newer_one_with_all
     before.assert_same(&read(&instance), "after all that");
 }
 
+/// What an instance holds: how more is written, how all is read, and how two readings are compared.
+struct Held<C> {
+    fill: fn(&Instance, &str),
+    read: fn(&Instance) -> C,
+    same: fn(&C, &C, &str),
+}
+
 /// Back and forth between two versions, struck when each of these steps begins: each rollback goes to what there was before the
 /// one before it. Gives how each ended.
 fn struck<C>(
@@ -223,7 +230,7 @@ fn struck<C>(
     instance: &Instance,
     steps: &[&str],
     (victim, blow): Blow,
-    (fill, read, same): (fn(&Instance, &str), fn(&Instance) -> C, fn(&C, &C, &str)),
+    Held { fill, read, same }: Held<C>,
 ) {
     let mut there = read(instance);
     let name = world.show(&instance.id)["name"].as_str().unwrap().to_owned();
@@ -249,14 +256,12 @@ fn struck<C>(
     }
 }
 
-/// What is written to a Redis, read of it and compared.
-const REDIS: (fn(&Instance, &str), fn(&Instance) -> Contents, fn(&Contents, &Contents, &str)) = (
-    |instance, by| {
-        contents::fill(&mut connect(instance), by);
-    },
+/// Something of every kind that a Redis can hold.
+const REDIS: Held<Contents> = Held {
+    fill: |instance, by| contents::fill(&mut connect(instance), by),
     read,
-    |before, after, when| before.assert_same(after, when),
-);
+    same: |before, after, when| before.assert_same(after, when),
+};
 
 #[test]
 fn an_agent_that_is_killed_at_a_step_of_a_rollback_is_followed_by_one_that_goes_on() {
@@ -272,14 +277,20 @@ fn a_rollback_ends_wholly_old_or_wholly_new_whoever_dies() {
     let Some(mut world) = World::start() else { return };
     // One that keeps snapshots has promised nobody to hold what was written since the last, and none its users before they are saved.
     let instance = world.create("r", "7.0.15", &[("appendonly", "yes")]);
-    let write = |instance: &Instance, by: &str| {
+    let fill = |instance: &Instance, by: &str| {
         connect(instance)
             .pipeline((0..500).map(|n| ["SET".to_owned(), format!("{by}:{n}"), "value".to_owned()]))
             .unwrap();
     };
     let read = |instance: &Instance| dataset::summarize(&mut connect(instance)).unwrap();
     let same = |before: &Summary, after: &Summary, when: &str| assert_eq!(before, after, "{when}");
-    struck(&mut world, &instance, &["prepare", "stop", "keep", "restore", "start", "open"], ALL, (write, read, same));
+    struck(
+        &mut world,
+        &instance,
+        &["prepare", "stop", "keep", "restore", "start", "open"],
+        ALL,
+        Held { fill, read, same },
+    );
 }
 
 #[test]
@@ -288,12 +299,18 @@ fn an_agent_of_a_mariadb_that_is_killed_during_a_rollback_is_followed_by_one_tha
     let instance = world.create("m", "mariadb/10.5.23", &[]);
     mariadb::fill(&mut mariadb::connect(&instance));
     mariadb::connect(&instance).run("ALTER EVENT shop.tick DISABLE");
-    let write = |instance: &Instance, by: &str| {
+    let fill = |instance: &Instance, by: &str| {
         mariadb::connect(instance).run(&format!("REPLACE INTO shop.old VALUES (1000 + CRC32('{by}') % 1000, '{by}')"));
     };
     let same =
         |before: &mariadb::Contents, after: &mariadb::Contents, when: &str| mariadb::assert_same(before, after, when);
-    struck(&mut world, &instance, &["keep", "restore", "start", "open"], AGENT, (write, mariadb::read, same));
+    struck(
+        &mut world,
+        &instance,
+        &["keep", "restore", "start", "open"],
+        AGENT,
+        Held { fill, read: mariadb::read, same },
+    );
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 

@@ -52,7 +52,10 @@ fn held_now(journal: &Journal) -> Option<Held> {
 
 /// What the new engine counts as writes before any client got in. `None`: it does not say.
 pub(super) async fn writes_at_start(sup: &Supervisor, section: &Section) -> Option<u64> {
-    let asked = async { sup.host.client(&section.to).await?.writes_at_start().await.map_err(cause) };
+    if !driver::counts_own_writes(&section.to) {
+        return Some(0);
+    }
+    let asked = async { Ok::<_, Cause>(sup.host.client(&section.to).await?.writes().await.map_err(cause)?.0) };
     asked.await.inspect_err(|cause| tracing::warn!(%cause, "writes are not counted")).ok()
 }
 
