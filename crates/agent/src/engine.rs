@@ -149,10 +149,10 @@ impl EngineHost {
             let started = match sandbox::start(&launch) {
                 Ok(started) => started,
                 Err(error @ sandbox::Error::Step { step: Step::Gate, .. }) => {
-                    self.give_up_gate(in_full(&error));
+                    self.give_up_gate(unstarted(&error).to_string());
                     continue;
                 }
-                Err(error) => return Err(Cause::new(in_full(&error), "")),
+                Err(error) => return Err(unstarted(&error)),
             };
             self.isolation = Some(describe(&started));
             let process = self.process.insert(started.process);
@@ -501,8 +501,14 @@ pub(crate) fn cause(error: Error) -> Cause {
                 Cause::new(message, "look into the agent's log in the instance's volume: agent/agent.log")
             }
         }
+        Error::Start(error) => unstarted(&error),
         other => Cause::new(in_full(&other), ""),
     }
+}
+
+/// Why no engine came of a start.
+fn unstarted(error: &sandbox::Error) -> Cause {
+    Cause::new(in_full(error), error.hint())
 }
 
 /// An error with the errors behind it.
