@@ -215,7 +215,9 @@ impl Checks<'_> {
     fn files(&self) -> Vec<Finding> {
         let foreign = self.facts.foreign_files.iter().map(|file| {
             let message = "the engine does not own it and could not replace it";
-            self.error("files", file.clone(), message, "chown it to the owner of the directory `run` beside `data`")
+            let remedy = "restart the instance, which gives it back, or chown it to the owner of the directory `run` \
+                          beside `data`";
+            self.error("files", file.clone(), message, remedy)
         });
         let orphans = self.facts.orphans.iter().map(|file| {
             let message =
