@@ -66,6 +66,8 @@ pub(crate) struct EngineHost {
     highest: gate::Found,
     /// How long connections wait where nothing else was said.
     hold_limit: Duration,
+    /// That files were given back to the engine's user, in sentences that nobody has taken yet.
+    given: Vec<String>,
 }
 
 impl EngineHost {
@@ -90,6 +92,7 @@ impl EngineHost {
             gate: None,
             highest: gate::Found { level: identity.gate, why: String::new() },
             hold_limit: Duration::from_secs(identity.hold_seconds),
+            given: Vec::new(),
             paths,
         })
     }
@@ -137,6 +140,7 @@ impl EngineHost {
 
     async fn launch(&mut self, spec: &EngineSpec, exposure: Exposure) -> Result<(), Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
+        self.give_files()?;
         driver::prepare_files(spec, self.site(&root)).await.map_err(cause)?;
         loop {
             let level = self.gate(spec)?.level();
@@ -154,10 +158,10 @@ impl EngineHost {
             let started = match sandbox::start(&launch) {
                 Ok(started) => started,
                 Err(error @ sandbox::Error::Step { step: Step::Gate, .. }) => {
-                    self.give_up_gate(in_full(&error));
+                    self.give_up_gate(unstarted(&error).to_string());
                     continue;
                 }
-                Err(error) => return Err(Cause::new(in_full(&error), "")),
+                Err(error) => return Err(unstarted(&error)),
             };
             self.isolation = Some(describe(&started));
             let process = self.process.insert(started.process);
@@ -169,6 +173,20 @@ impl EngineHost {
             }
             return Ok(());
         }
+    }
+
+    /// Gives files that are somebody else's to the engine's user, who could not use them. Harms no engine that runs.
+    pub(crate) fn give_files(&mut self) -> Result<(), Cause> {
+        let given = site::give_back(&self.paths, self.user).map_err(|error| cause(error.into()))?;
+        if given.files > 0 {
+            self.given.push(given.to_string());
+        }
+        Ok(())
+    }
+
+    /// What was said of files that were given, each once.
+    pub(crate) fn take_given(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.given)
     }
 
     /// Where engines of this root are at home.
@@ -506,8 +524,14 @@ pub(crate) fn cause(error: Error) -> Cause {
                 Cause::new(message, "look into the agent's log in the instance's volume: agent/agent.log")
             }
         }
+        Error::Start(error) => unstarted(&error),
         other => Cause::new(in_full(&other), ""),
     }
+}
+
+/// Why no engine came of a start.
+fn unstarted(error: &sandbox::Error) -> Cause {
+    Cause::new(in_full(error), error.hint())
 }
 
 /// An error with the errors behind it.

@@ -196,13 +196,16 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
         SectionStep::Stop => {
             sup.state.wanted = false;
             let was_running = sup.host.process().is_some();
-            match stop(sup, &section, live).await {
+            let detail = match stop(sup, &section, live).await {
                 // An agent before this one, killed since, had told it to end already.
                 Err(cause) if was_running && sup.host.is_ending(&section.from).await => {
-                    Ok(format!("it was ending already: {}", cause.message))
+                    format!("it was ending already: {}", cause.message)
                 }
-                stopped => stopped.map(|()| String::new()),
-            }
+                stopped => stopped.map(|()| String::new())?,
+            };
+            // What is kept has their owners.
+            sup.host.give_files()?;
+            Ok(detail)
         }
         SectionStep::Keep => {
             let bytes = blocking(sup, &section, PreImage::complete).await?;
@@ -326,6 +329,8 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
         }
         return Ok("the engine does not run, so its files are as it left them".to_owned());
     }
+    // One that may not read who the agent is does not let it in.
+    sup.host.give_files()?;
     let client = sup.host.client(&section.from).await?;
     let known = sup.state.section.as_ref().is_some_and(|j| j.measures.are_planned());
     if !known {
@@ -355,6 +360,8 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
         live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
         live.probe = Some(driver::probe(&section.from, &sup.host.secrets));
     }
+    // The last moment at which nobody waits: an engine that may not read its files tells less of them, and may not end cleanly.
+    sup.host.give_files()?;
     let client = sup.host.client(&section.from).await?;
     let drained = sup.host.hold(&section.from, &client, hold_limit(sup, section)?).await?;
     let began = Timestamp::now();
@@ -489,6 +496,7 @@ async fn start_old(sup: &mut Supervisor, section: &Section) -> Result<(), Cause>
 
 /// The old engine, running and open: where a way back ends.
 async fn serving(sup: &mut Supervisor, section: &Section) -> Result<Client, Cause> {
+    sup.host.give_files()?;
     sup.host.start(&section.from, Exposure::Open).await
 }
 

@@ -154,6 +154,7 @@ impl Supervisor {
         if let Some(isolation) = self.host.isolation() {
             self.state.isolation = isolation;
         }
+        self.note_given();
         Ok(self.file.save(&self.state, durability)?)
     }
 
@@ -194,6 +195,7 @@ impl Supervisor {
             && let Some(spec) = self.state.engine.clone()
             && self.host.process().is_some()
         {
+            self.host.give_files().unwrap_or_else(|cause| tracing::error!(%cause, "files"));
             // Clients get in, also where an agent died before it had let them in.
             match self.host.start(&spec, Exposure::Open).await {
                 Ok(_) => self.engine = Engine::Serving,
@@ -223,6 +225,7 @@ impl Supervisor {
             Err(cause) => {
                 self.host.kill().await.unwrap_or_else(|cause| tracing::error!(%cause, "engine"));
                 tracing::warn!(%cause, "engine does not start");
+                self.note_given();
                 self.failed(cause);
             }
         }
@@ -422,7 +425,12 @@ impl Supervisor {
                         self.settle(&client).await?;
                     }
                 }
-                Err(cause) => self.engine = Engine::Failed { cause, restarts: self.restarts },
+                Err(cause) => {
+                    // It may be that it cannot read who is to be let in.
+                    self.host.give_files().unwrap_or_else(|cause| tracing::error!(%cause, "files"));
+                    self.note_given();
+                    self.engine = Engine::Failed { cause, restarts: self.restarts };
+                }
             }
         }
         self.tend_gate();
@@ -430,6 +438,12 @@ impl Supervisor {
         self.file.ensure_reserve();
         self.volume_used_bytes = self.host.used_bytes();
         Ok(())
+    }
+
+    fn note_given(&mut self) {
+        for message in self.host.take_given() {
+            self.event("files.given", &message);
+        }
     }
 
     fn tend_gate(&mut self) {

@@ -159,6 +159,9 @@ fn root_has_no_way_to_what_the_promises_rest_on() {
     drop(root);
     world.coffer(["root", "disable", "m"]).ok();
     assert!(login(&instance, "root", &password).is_err());
+    // As in Trove: it once was enabled.
+    world.coffer(["root", "disable", "m"]).ok();
+    assert_eq!(world.events(&instance.id).iter().filter(|id| *id == "root.enabled").count(), 2);
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 

@@ -15,6 +15,7 @@ use support::faulty::{self, Mood};
 use support::load;
 use support::resp::Connection;
 use support::strike::{Moment, STEPS, strike};
+use support::struck::ask_upgrade;
 use support::visitors::{Tally, Visitors};
 use support::world::{Instance, World, kill, wait_for};
 
@@ -195,10 +196,8 @@ fn nobody_is_turned_away_when_agent_or_keeper_is_killed_in_the_middle_of_an_upgr
                 let instance = world.create(&name, from, &[]);
                 let visitors = Visitors::start(instance.address, &instance.password);
                 visitors.wait_for_more(SOME);
-                let upgrade = serde_json::json!({"instance": {"datastore_version": to}});
-                let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade);
-                assert_eq!(answer.status, 202, "{answer:?}");
-                strike(&mut world, &instance, Moment::Forward(step), |world| {
+                let ask = |world: &mut World| ask_upgrade(world, &instance, to);
+                strike(&mut world, &instance, Moment::Forward(step), ask, |world| {
                     let pids = [("agent", world.agent_pid(&instance.id)), ("keeper", world.keeper_pid(&instance.id))];
                     for (_, pid) in pids.into_iter().filter(|(name, _)| victims.contains(name)) {
                         kill(pid.expect("it is there"));

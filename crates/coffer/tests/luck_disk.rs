@@ -8,9 +8,9 @@ mod support;
 
 use std::io::Write as _;
 
-use serde_json::json;
 use support::dataset;
 use support::strike::{Moment, STEPS, strike};
+use support::struck::ask_upgrade;
 use support::unharmed::{Known, check_fault};
 use support::world::{World, wait_for};
 use support::writers::{Writers, forget_written};
@@ -57,10 +57,9 @@ fn check(world: &mut World, step: usize, has_reserve: bool) {
     let known = Known::fill(world, &instance, KEYS);
     let writers = Writers::start(&instance);
     writers.wait_for_more(100);
-    let upgrade = json!({"instance": {"datastore_version": "8.0.2"}});
-    assert_eq!(world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade).status, 202);
     let volume = world.volume(&instance.id);
-    let struck = strike(world, &instance, Moment::Forward(step), |world| {
+    let ask = |world: &mut World| ask_upgrade(world, &instance, "8.0.2");
+    let struck = strike(world, &instance, Moment::Forward(step), ask, |world| {
         if !has_reserve {
             fs_err::remove_file(volume.join("agent/reserve")).unwrap();
         }

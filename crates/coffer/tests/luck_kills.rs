@@ -8,9 +8,9 @@
 mod support;
 
 use rustix::process::Signal;
-use serde_json::json;
 use support::faulty::{self, Mood};
 use support::strike::{Moment, STEPS, strike};
+use support::struck::ask_upgrade;
 use support::unharmed::Known;
 use support::world::{Instance, World, kill, signal, wait_for};
 use support::writers::{Writers, forget_written};
@@ -27,9 +27,10 @@ enum Victim {
     All,
 }
 
-/// Waits for the moment and kills. Tells what the agent had written down then.
-fn kill_at(world: &mut World, instance: &Instance, victim: Victim, moment: Moment) -> String {
-    let struck = strike(world, instance, moment, |world| {
+/// Asks for an upgrade, and kills when the moment has come. Tells what the agent had written down then.
+fn kill_at(world: &mut World, instance: &Instance, to: &str, victim: Victim, moment: Moment) -> String {
+    let ask = |world: &mut World| ask_upgrade(world, instance, to);
+    let struck = strike(world, instance, moment, ask, |world| {
         let (agent, engine) = (world.agent_pid(&instance.id), world.engine_pid(&instance.id));
         if matches!(victim, Victim::Agent | Victim::All) {
             kill(agent.expect("an agent"));
@@ -54,10 +55,7 @@ fn check(world: &mut World, name: &str, settings: &[(&str, &str)], to: &str, vic
     }
     let writers = Writers::start(&instance);
     writers.wait_for_more(100);
-    let upgrade = json!({"instance": {"datastore_version": to}});
-    let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    let struck = kill_at(world, &instance, victim, moment);
+    let struck = kill_at(world, &instance, to, victim, moment);
     let newest = world.wait_until_over(&instance.id);
     writers.wait_for_more(100);
     let balance = writers.stop();
@@ -105,19 +103,23 @@ fn check_all(victim: Victim, moments: impl IntoIterator<Item = Moment>) {
     }
 }
 
+fn all_steps() -> impl Iterator<Item = Moment> {
+    (0..STEPS.len()).map(Moment::Forward).chain([Moment::Starting])
+}
+
 #[test]
 fn an_agent_that_is_killed_at_any_step_is_followed_by_one_that_goes_on() {
-    check_all(Victim::Agent, (0..STEPS.len()).map(Moment::Forward));
+    check_all(Victim::Agent, all_steps());
 }
 
 #[test]
 fn an_engine_that_is_killed_at_any_step_has_lost_nothing() {
-    check_all(Victim::Engine, (0..STEPS.len()).map(Moment::Forward));
+    check_all(Victim::Engine, all_steps());
 }
 
 #[test]
 fn all_at_once_killed_at_any_step_lose_nothing() {
-    check_all(Victim::All, (0..STEPS.len()).map(Moment::Forward));
+    check_all(Victim::All, all_steps());
 }
 
 #[test]
@@ -149,11 +151,9 @@ fn an_engine_that_was_told_to_end_by_an_agent_that_was_killed_is_upgraded() {
         let name = format!("told-{from}");
         let instance = world.create(&name, from, &[("appendonly", "yes")]);
         let known = Known::fill(&world, &instance, 2000);
-        let upgrade = json!({"instance": {"datastore_version": to}});
-        let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade);
-        assert_eq!(answer.status, 202, "{answer:?}");
         let mut going = None;
-        strike(&mut world, &instance, Moment::Forward(STOP), |world| {
+        let ask = |world: &mut World| ask_upgrade(world, &instance, to);
+        strike(&mut world, &instance, Moment::Forward(STOP), ask, |world| {
             going = world.engine_pid(&instance.id);
             going.inspect(|engine| signal(*engine, Signal::STOP));
             kill(world.agent_pid(&instance.id).expect("an agent"));

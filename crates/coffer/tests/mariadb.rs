@@ -6,11 +6,10 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use serde_json::json;
 use support::mariadb::{Visitors, Writers, address, assert_same, assert_well, connect, fill, read, replace, world};
 use support::sql::Sql;
 use support::strike::{Moment, STEPS, strike};
-use support::struck::a_long_transaction;
+use support::struck::{a_long_transaction, ask_upgrade};
 use support::world::{Instance, World, kill, wait_for};
 
 /// Accounts of several kinds. As the agent, since tenants make theirs over the API.
@@ -167,9 +166,8 @@ fn an_agent_that_is_killed_at_a_step_is_followed_by_one_that_goes_on() {
         fill(&mut sql);
         drop(sql);
         let before = read(&instance);
-        let upgrade = json!({"instance": {"datastore_version": "10.11.19"}});
-        assert_eq!(world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade).status, 202);
-        strike(&mut world, &instance, Moment::Forward(at), |world| {
+        let ask = |world: &mut World| ask_upgrade(world, &instance, "10.11.19");
+        strike(&mut world, &instance, Moment::Forward(at), ask, |world| {
             kill(world.agent_pid(&instance.id).expect("an agent"));
         });
         let newest = world.wait_until_over(&instance.id);

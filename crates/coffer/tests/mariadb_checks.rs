@@ -63,6 +63,7 @@ const TROUBLES: &[(&str, &[&str])] = &[
         &["notice mariadb.replica replication"],
     ),
     ("INSTALL SONAME 'metadata_lock_info'", &[]),
+    ("SET GLOBAL myisam_use_mmap = ON", &["error mariadb.mmap myisam_use_mmap"]),
     ("SET GLOBAL read_only = 1", &["notice mariadb.read_only engine"]),
     ("XA START 'x'", &[]),
     ("INSERT INTO shop.orders (id) VALUES (1)", &[]),

@@ -6,11 +6,10 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 
 use support::mariadb::{Writers, assert_same, connect, fill, read, replace, world};
 use support::struck::{ALL, Blow, ENGINE, SERVER, Way, small_world};
-use support::world::{kill, wait_for};
 
 const FROM: &str = "10.5.23";
 const TO: &str = "10.11.19";
@@ -21,7 +20,7 @@ const DISK_MIB: u32 = 900;
 
 const WAY: Way<'_> = Way {
     create: |world, name| {
-        let instance = world.create(name, &format!("mariadb/{FROM}"), &[]);
+        let instance = world.create(name, &format!("mariadb/{FROM}"), &[("max_connections", "77")]);
         fill(&mut connect(&instance));
         instance
     },
@@ -52,21 +51,7 @@ fn all_of_them_killed_at_a_step_cost_the_upgrade_at_most() {
 #[test]
 fn a_configuration_that_others_may_write_and_a_crash_are_mended_by_the_next_start() {
     let Some(world) = world("", &[FROM, TO]) else { return };
-    let instance = world.create("m", &format!("mariadb/{FROM}"), &[("max_connections", "77")]);
-    fill(&mut connect(&instance));
-    let before = read(&instance);
-    // The engine would ignore it, and with it where its data are.
-    let file = world.volume(&instance.id).join("conf/my.cnf");
-    fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let engine = world.engine_pid(&instance.id).unwrap();
-    kill(engine);
-    let may_be_upgraded = || world.coffer(["instance", "upgrade", "m", TO, "--dry-run"]).code == 0;
-    wait_for("the next engine", || {
-        world.engine_pid(&instance.id).is_some_and(|pid| pid != engine) && may_be_upgraded()
-    });
-    // It recovers first.
-    world.coffer(["instance", "upgrade", "m", TO, "--wait"]).ok();
-    assert_same(&before, &read(&instance), "after a crash");
+    let instance = WAY.with_a_file_that_others_may_write(&world, "m");
     assert_eq!(connect(&instance).ask("SELECT @@max_connections").unwrap(), ["77"]);
 }
 

@@ -8,10 +8,11 @@ mod support;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 use support::mariadb::{address, agent, assert_same, connect, fill, read, replace, world};
 use support::sql::Sql;
 use support::strike::{Moment, strike};
+use support::struck::ask_upgrade;
 use support::world::{Instance, World, kill, signal, wait_for};
 
 /// Steps of a section.
@@ -24,11 +25,6 @@ fn run(instance: &Instance, statements: &[&str]) {
     for statement in statements {
         sql.run(statement);
     }
-}
-
-fn ask_upgrade(world: &World, instance: &Instance, version: &str) {
-    let upgrade = json!({"instance": {"datastore_version": version}});
-    assert_eq!(world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade).status, 202);
 }
 
 /// An upgrade that fails, and has the cause that it should have.
@@ -138,8 +134,8 @@ fn a_table_that_goes_away_meanwhile_is_no_loss() {
     let Some(mut world) = world("", &["10.5.23", "10.11.19"]) else { return };
     let instance = world.create("m", "mariadb/10.5.23", &[]);
     fill(&mut connect(&instance));
-    ask_upgrade(&world, &instance, "10.11.19");
-    strike(&mut world, &instance, QUIESCE, |world| {
+    let ask = |world: &mut World| ask_upgrade(world, &instance, "10.11.19");
+    strike(&mut world, &instance, QUIESCE, ask, |world| {
         let mut sql = agent(world, &instance);
         sql.run("DROP TABLE shop.old");
         sql.run("ALTER TABLE shop.packed DROP COLUMN b");
@@ -154,8 +150,8 @@ fn a_transaction_that_was_prepared_meanwhile_keeps_the_engine_from_being_stopped
     let Some(mut world) = world("", &["10.5.23", "10.11.19"]) else { return };
     let instance = world.create("m", "mariadb/10.5.23", &[]);
     fill(&mut connect(&instance));
-    ask_upgrade(&world, &instance, "10.11.19");
-    strike(&mut world, &instance, QUIESCE, |world| {
+    let ask = |world: &mut World| ask_upgrade(world, &instance, "10.11.19");
+    strike(&mut world, &instance, QUIESCE, ask, |world| {
         let mut sql = agent(world, &instance);
         for statement in ["XA START 'x'", "INSERT INTO shop.parts VALUES (7777, 7)", "XA END 'x'", "XA PREPARE 'x'"] {
             sql.run(statement);
@@ -182,8 +178,8 @@ fn an_engine_that_dies_in_its_stop_has_not_ended_cleanly_for_an_agent_that_found
     wait_for("the next agent and what it says", || {
         world.agent_pid(&instance.id).is_some_and(|pid| pid != first) && may_be_upgraded()
     });
-    ask_upgrade(&world, &instance, "10.11.19");
-    strike(&mut world, &instance, STOP, |world| {
+    let ask = |world: &mut World| ask_upgrade(world, &instance, "10.11.19");
+    strike(&mut world, &instance, STOP, ask, |world| {
         let engine = world.engine_pid(&instance.id).unwrap();
         signal(engine, Signal::STOP);
     });

@@ -6,12 +6,9 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::os::unix::fs::PermissionsExt as _;
-
-use support::mariadb::{Writers, assert_same, connect};
+use support::mariadb::{Writers, connect};
 use support::mysql::{NEW, OLD, SLOW, create, read, replace_program, with_images, world};
 use support::struck::{AGENT, ALL, Blow, ENGINE, SERVER, Way, a_long_transaction, small_world};
-use support::world::{kill, wait_for};
 
 /// Enough for an instance, its pre-image and the trial of the target.
 const DISK_MIB: u32 = 2000;
@@ -56,20 +53,7 @@ fn a_disk_that_fills_up_costs_the_upgrade_at_most() {
 #[test]
 fn a_configuration_that_others_may_write_and_a_crash_are_mended_by_the_next_start() {
     let Some((world, new)) = world(SLOW, &[OLD, NEW]) else { return };
-    let instance = create(&world, "m", OLD);
-    let before = read(&instance);
-    // The engine would ignore it, and with it where its data are.
-    let file = world.volume(&instance.id).join("conf/my.cnf");
-    fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let engine = world.engine_pid(&instance.id).unwrap();
-    kill(engine);
-    let may_be_upgraded = || world.coffer(["instance", "upgrade", "m", &new, "--dry-run"]).code == 0;
-    wait_for("the next engine", || {
-        world.engine_pid(&instance.id).is_some_and(|pid| pid != engine) && may_be_upgraded()
-    });
-    // It recovers first.
-    world.coffer(["instance", "upgrade", "m", &new, "--wait"]).ok();
-    assert_same(&before, &read(&instance), "after a crash");
+    way(&new).with_a_file_that_others_may_write(&world, "m");
     world.coffer(["instance", "delete", "m", "--wait"]).ok();
 }
 

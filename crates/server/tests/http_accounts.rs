@@ -66,6 +66,16 @@ async fn changes_have_troves_codes_and_root_its_password_once() {
         let made = ask("POST", "root", body).await.json();
         assert_eq!(made["user"]["password"].as_str().map(str::len), Some(32), "{made}");
     }
+    // Root cannot log in any more, or could not; that it once could is what counts.
+    for _ in 0..2 {
+        let disabled = ask("DELETE", "root", None).await;
+        assert_eq!((disabled.code, disabled.text.as_str()), (204, ""));
+    }
+    let events = ask("GET", "events", None).await.json();
+    let events = events["events"].as_array().cloned().unwrap_or_default();
+    assert_eq!(events.iter().filter(|event| event["id"] == "root.enabled").count(), 3, "{events:?}");
+    let other = world.mariadb("o").await;
+    world.demo.ask("DELETE", &format!("/instances/{other}/root"), None).await.assert_fault(404, "itemNotFound");
     world.stop().await;
 }
 

@@ -262,6 +262,37 @@ async fn an_instance_is_created_with_a_group_and_upgraded_with_it() {
 }
 
 #[tokio::test]
+async fn operators_see_the_parameters_of_a_version_and_change_none() {
+    let world = World::start().await;
+    let version = coffer_server::version_id(coffer_core::datastore::Datastore::Mariadb, "10.11.19");
+    let path = format!("/mgmt/datastores/versions/{version}/parameters");
+    let (all, one) = (world.admin.get(&path).await, world.admin.get(&format!("{path}/max_connections")).await);
+    assert_eq!((all.code, one.code), (200, 200), "{} {}", all.text, one.text);
+    check("all", &all.json(), "mgmt parameters");
+    check("one", &one.json(), "mgmt parameter");
+    let (one, theirs) = (one.json(), format!("/datastores/versions/{version}/parameters"));
+    let limits = world.demo.get(&format!("{theirs}/max_connections")).await.json();
+    assert!(limits["min"].is_number() && limits["max"].is_number(), "{limits}");
+    assert_eq!((&one["type"], &one["min_size"], &one["max_size"]), (&limits["type"], &limits["min"], &limits["max"]));
+    let told = all.json()["configuration-parameters"].as_array().map(Vec::len);
+    let users = world.demo.get(&theirs).await.json();
+    assert_eq!(told, users["configuration-parameters"].as_array().map(Vec::len));
+    world.admin.get(&format!("{path}/nope")).await.assert_fault(404, "itemNotFound");
+    world.admin.get("/mgmt/datastores/versions/7.0.15/parameters").await.assert_fault(400, "badRequest");
+    let body = json!({"configuration-parameter": {"name": "x", "restart_required": 1, "data_type": "string"}});
+    for (method, below, body) in
+        [("POST", "", Some(&body)), ("PUT", "/max_connections", Some(&body)), ("DELETE", "/max_connections", None)]
+    {
+        let refused = world.admin.ask(method, &format!("{path}{below}"), body).await;
+        refused.assert_fault(501, "notImplemented");
+        assert!(refused.message().contains("those of its engine"), "{}", refused.text);
+        world.demo.ask(method, &format!("{path}{below}"), body).await.assert_fault(401, "unauthorized");
+    }
+    world.demo.get(&path).await.assert_fault(401, "unauthorized");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn the_parameters_of_a_version_are_told_in_four_ways() {
     let world = World::start().await;
     let version = coffer_server::version_id(coffer_core::datastore::Datastore::Redis, "7.0.15");

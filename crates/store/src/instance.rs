@@ -106,6 +106,20 @@ impl Store {
         rows.iter().map(event).collect()
     }
 
+    /// Whether something of this kind has ever happened to an instance.
+    pub async fn has_event(&self, scope: Scope<'_>, instance: InstanceId, event: &str) -> Result<bool, Error> {
+        let row = sqlx::query(
+            "SELECT 1 FROM events e JOIN instances i ON i.id = e.instance_id \
+             WHERE e.instance_id = $1 AND e.id = $2 AND ($3 IS NULL OR i.project_id = $3) LIMIT 1",
+        )
+        .bind(instance.to_string())
+        .bind(event)
+        .bind(project_of(scope))
+        .fetch_optional(&self.reader)
+        .await?;
+        Ok(row.is_some())
+    }
+
     /// Gives an instance another name. False when there is no such instance.
     pub async fn rename(&self, scope: Scope<'_>, id: InstanceId, name: &str, now: Timestamp) -> Result<bool, Error> {
         let mut write = self.write().await?;

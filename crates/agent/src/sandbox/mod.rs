@@ -209,19 +209,19 @@ impl Step {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Refused: the launch would run the engine as root.
-    #[error("engine {program} would run as root; hint: give the instance a user id of its own")]
+    #[error("engine {program} would run as root")]
     AsRoot {
         /// The engine's program.
         program: String,
     },
     /// Another engine has the lock, and goes on having it.
-    #[error("an engine already runs with lock {}; hint: stop it first", lock.display())]
+    #[error("an engine already runs with lock {}", lock.display())]
     AlreadyRuns {
         /// The lock file.
         lock: PathBuf,
     },
     /// A step failed, and which.
-    #[error("could not {} {}; hint: {}", step.describe().0, object.display(), step.describe().1)]
+    #[error("could not {} {}", step.describe().0, object.display())]
     Step {
         /// What failed.
         step: Step,
@@ -231,9 +231,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The process died before it could say anything, by a signal or for want of memory.
-    #[error(
-        "the start of engine {program} ended without a word ({status}); hint: look for an out-of-memory kill in the kernel's log"
-    )]
+    #[error("the start of engine {program} ended without a word ({status})")]
     Silent {
         /// The engine's program.
         program: String,
@@ -251,6 +249,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What to do about it; empty where nobody can say.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::AsRoot { .. } => "give the instance a user id of its own",
+            Self::AlreadyRuns { .. } => "stop it first",
+            Self::Step { step, .. } => step.describe().1,
+            Self::Silent { .. } => "look for an out-of-memory kill in the kernel's log",
+            Self::Agent { .. } => "",
+        }
+    }
+
     fn agent(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Agent { what, source }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::{Error, Paths};
+use super::Error;
 use crate::sandbox::User;
 
 /// How an engine changes a file.
@@ -70,24 +70,6 @@ fn collect(dir: &Path, below: &Path, kinds: Kinds, found: &mut Vec<File>) -> io:
     Ok(())
 }
 
-/// Files of data and configuration, and the data directory, of which the owner is not the engine: `data/x`. Who that is, is told by
-/// the directory of its socket, which is made its own at each start.
-pub(crate) fn foreign_files(paths: &Paths, kinds: Kinds) -> io::Result<Vec<String>> {
-    let owner = fs_err::metadata(&paths.run)?.uid();
-    let mut foreign = Vec::new();
-    if fs_err::metadata(&paths.data)?.uid() != owner {
-        foreign.push("data".to_owned());
-    }
-    for (name, dir) in [("data", &paths.data), ("conf", &paths.conf)] {
-        for file in list(dir, kinds)? {
-            if file.owner != owner {
-                foreign.push(Path::new(name).join(&file.path).display().to_string());
-            }
-        }
-    }
-    Ok(foreign)
-}
-
 /// Never through a symbolic link: the directory is the engine's.
 pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<std::fs::File> {
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
@@ -126,7 +108,7 @@ pub(crate) fn ensure_dir(dir: &Path, user: User) -> Result<(), Error> {
 }
 
 /// Whose the engine's files are. Only root can give files away; an ordinary user's engine is that user.
-fn owner(user: User) -> Option<(rustix::fs::Uid, rustix::fs::Gid)> {
+pub(super) fn owner(user: User) -> Option<(rustix::fs::Uid, rustix::fs::Gid)> {
     match user {
         User::Fixed { uid, gid } if rustix::process::geteuid().is_root() => {
             Some((rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid)))

@@ -4,6 +4,7 @@
 mod error;
 mod files;
 mod log;
+mod owner;
 mod preimage;
 mod probe;
 
@@ -15,9 +16,10 @@ use secrecy::SecretString;
 
 pub use error::Error;
 pub use files::{File, Kind, Kinds};
-pub(crate) use files::{ensure_absent, ensure_dir, foreign_files, hex, inside, list, open, replace};
+pub(crate) use files::{ensure_absent, ensure_dir, hex, inside, list, open, replace};
 pub(crate) use log::last_line;
 pub use log::last_words;
+pub(crate) use owner::{foreign_files, give_back};
 pub(crate) use preimage::copy_millis;
 pub use preimage::{Estimate, PreImage};
 pub(crate) use probe::{Caller, End};

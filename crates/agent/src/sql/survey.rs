@@ -150,7 +150,7 @@ impl Survey<'_> {
     }
 
     async fn state(&mut self) -> Result<(), Error> {
-        for name in ["innodb_force_recovery", "innodb_read_only", "read_only"] {
+        for name in ["innodb_force_recovery", "innodb_read_only", "myisam_use_mmap", "read_only"] {
             for row in self.ask("variables", &format!("SELECT @@GLOBAL.{name}")).await? {
                 self.facts.variables.insert(name.to_owned(), text(&row, 0));
             }

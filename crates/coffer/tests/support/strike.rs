@@ -1,72 +1,139 @@
 //! Striking at a moment of an upgrade: when a step of its section begins, or is undone.
 //!
-//! When that is, is told by what the agent has written down, never by a clock. The agent is held while it is looked at, so
-//! that a step is not over before anybody has seen that it began.
+//! When that is, is told by what the agent has written down, never by a clock. The agent's main thread, which alone writes it, is
+//! stopped at every system call, so that what is written is seen before anything else is done: no step is too short to be met.
 
-use std::time::{Duration, Instant};
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Instant;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::Value;
 
 use super::unharmed::state;
-use super::world::{Instance, PATIENCE, World, signal};
+use super::world::{Instance, PATIENCE, World};
 
 /// The steps of a section, in their order.
 pub(crate) const STEPS: [&str; 8] = ["prepare", "quiesce", "stop", "keep", "swap", "start", "prove", "open"];
-/// How long the agent is let go between two looks. A step writes to disk or asks the engine, which takes longer.
-const GLANCE: Duration = Duration::from_micros(100);
+
 /// When.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
     /// As soon as the request was accepted.
     Accepted,
-    /// When this step has begun, by its place among [`STEPS`].
+    /// When this step has begun, by its place among [`STEPS`], and nothing was done for it yet.
     Forward(usize),
-    /// When this step is undone.
+    /// When the step `start` has made the new engine's process.
+    Starting,
+    /// When this step is to be undone.
     Backward(usize),
-    /// When the section is over and the control plane has not recorded it yet, or just has.
+    /// When the section is over and the control plane has not recorded it yet.
     Over,
 }
 
+/// The place of `start` among [`STEPS`].
+const START: usize = 5;
+
 impl Moment {
-    /// Whether it has come, or gone.
-    fn has_come(self, state: &Value, has_begun: bool) -> bool {
-        let (phase, section) = (&state["section"]["phase"], &state["section"]);
-        let at = phase["at"].as_u64().and_then(|at| usize::try_from(at).ok());
+    /// Whether it is now, as far as what is written down tells. `has_begun`: there was a section.
+    fn is_now(self, state: &Value, has_begun: bool) -> bool {
+        let phase = &state["section"]["phase"];
+        let is_at = |kind: &str, step: usize| phase["phase"] == kind && phase["at"] == step;
         match self {
             Self::Accepted => true,
-            Self::Forward(step) => {
-                phase["phase"] == "forward" && (at > Some(step) || (at == Some(step) && phase["begun"] == true))
-            }
-            Self::Backward(step) => phase["phase"] == "backward" && at <= Some(step),
-            Self::Over => has_begun && section.is_null() && !state.is_null(),
+            Self::Starting => Self::Forward(START).is_now(state, has_begun),
+            Self::Forward(step) => is_at("forward", step) && phase["begun"] == true,
+            Self::Backward(step) => is_at("backward", step),
+            Self::Over => has_begun && state["section"].is_null(),
         }
     }
 }
 
-/// Waits for the moment and strikes, while the agent is held. Tells what the agent had written down then.
-pub(crate) fn strike(world: &mut World, instance: &Instance, moment: Moment, blow: impl FnOnce(&mut World)) -> String {
+/// Asks for something that has a section, waits for the moment and strikes, while the agent is held. Tells what the agent had
+/// written down then.
+pub(crate) fn strike(
+    world: &mut World,
+    instance: &Instance,
+    moment: Moment,
+    ask: impl FnOnce(&mut World),
+    blow: impl FnOnce(&mut World),
+) -> String {
     let id = &instance.id;
+    let mut agent = Held::seize(world.agent_pid(id).expect("an agent"));
+    ask(world);
+    let file = world.volume(id).join("agent/state.json");
     let deadline = Instant::now() + PATIENCE;
-    let mut has_begun = false;
+    let (mut seen, mut written, mut has_begun) = (None, Value::Null, false);
     loop {
-        assert!(Instant::now() < deadline, "{moment:?} never comes");
-        // Free until there is a section: holding it would only make everything late.
-        let held = world.agent_pid(id).filter(|_| has_begun);
-        held.inspect(|agent| signal(*agent, Signal::STOP));
-        let state = state(world, id);
-        let is_over = has_begun && state["section"].is_null() && !state.is_null();
-        has_begun |= state["section"].is_object();
-        if moment.has_come(&state, has_begun) {
+        // What is written takes the place of what was there, so it is another file.
+        let inode = fs_err::metadata(&file).expect("what the agent has written down").ino();
+        if seen.replace(inode) != Some(inode) {
+            written = state(world, id);
+            has_begun |= written["section"].is_object();
+        }
+        let phase = &written["section"]["phase"];
+        if moment.is_now(&written, has_begun) && (moment != Moment::Starting || world.engine_pid(id).is_some()) {
             blow(world);
-            held.inspect(|agent| signal(*agent, Signal::CONT));
-            let phase = &state["section"]["phase"];
             return format!("{} {}, begun: {}", phase["phase"], phase["at"], phase["begun"]);
         }
-        held.inspect(|agent| signal(*agent, Signal::CONT));
-        assert!(!is_over, "the section was over before {moment:?} was seen");
-        if has_begun {
-            std::thread::sleep(GLANCE);
+        assert!(!has_begun || phase.is_object(), "the section was over, and {moment:?} never came");
+        assert!(Instant::now() < deadline, "{moment:?} never comes");
+        assert!(agent.step(), "the agent has ended before {moment:?}");
+    }
+}
+
+/// The main thread of an agent, which goes on only when it is told to, from one system call to the next. Its other threads run.
+/// Let go when this is dropped.
+struct Held {
+    pid: Pid,
+    /// A signal that it was about to get.
+    signal: i32,
+}
+
+impl Held {
+    /// Holds it, wherever it is.
+    fn seize(pid: u32) -> Self {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+        let mut held = Self { pid, signal: 0 };
+        for (request, data) in [(libc::PTRACE_SEIZE, libc::PTRACE_O_TRACESYSGOOD), (libc::PTRACE_INTERRUPT, 0)] {
+            let done = trace(request, pid, data);
+            done.unwrap_or_else(|e| {
+                panic!("an agent cannot be held: {e}; hint: run as root or set kernel.yama.ptrace_scope to 0")
+            });
+        }
+        assert!(held.wait(), "the agent has ended");
+        held
+    }
+
+    /// Lets it go on to the next system call, or its return from one. False when it has ended.
+    fn step(&mut self) -> bool {
+        // An error says that it was killed, which is seen by waiting for it.
+        let _ = trace(libc::PTRACE_SYSCALL, self.pid, self.signal);
+        self.wait()
+    }
+
+    fn wait(&mut self) -> bool {
+        let Ok(Some((_, status))) = waitpid(Some(self.pid), WaitOptions::empty()) else { return false };
+        let Some(stopped_by) = status.stopping_signal() else { return false };
+        // Stops that are ours carry a mark, or say in the upper half which event they are.
+        let is_ours = stopped_by == libc::SIGTRAP | 0x80 || status.as_raw() >> 16 != 0;
+        self.signal = if is_ours { 0 } else { stopped_by };
+        true
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // One that was killed is nobody's child any more once this has seen its end.
+        if trace(libc::PTRACE_DETACH, self.pid, self.signal).is_err() {
+            while self.wait() {}
         }
     }
+}
+
+#[allow(unsafe_code, reason = "no library here offers ptrace")]
+fn trace(request: libc::c_uint, pid: Pid, data: i32) -> std::io::Result<()> {
+    let nowhere = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: none of the requests that are used reads or writes memory of this process: their last argument is a number.
+    let done = unsafe { libc::ptrace(request, pid.as_raw_nonzero().get(), nowhere, libc::c_long::from(data)) };
+    if done == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -2,6 +2,7 @@
 //! nothing that was acknowledged is lost.
 
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 
@@ -31,12 +32,15 @@ pub(crate) const ALL: Blow = ("all", |world, instance| {
     world.kill_server();
 });
 
-impl Way<'_> {
-    fn ask(&self, world: &World, instance: &Instance) {
-        let upgrade = json!({"instance": {"datastore_version": self.to}});
-        assert_eq!(world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade).status, 202);
-    }
+/// Asks for an upgrade, and waits for nothing.
+#[track_caller]
+pub(crate) fn ask_upgrade(world: &World, instance: &Instance, to: &str) {
+    let upgrade = json!({"instance": {"datastore_version": to}});
+    let answer = world.ask("demo", "PATCH", &format!("/instances/{}", instance.id), &upgrade);
+    assert_eq!(answer.status, 202, "{answer:?}");
+}
 
+impl Way<'_> {
     /// The upgrade was struck. However it ended, all is there; and what was undone can be done.
     fn check(&self, world: &World, instance: &Instance, name: &str, writers: Writers, told: &str) {
         let newest = world.wait_until_over(&instance.id);
@@ -52,21 +56,41 @@ impl Way<'_> {
         assert_eq!(world.engines_on(&instance.id).len(), 1, "{told}");
     }
 
-    /// An upgrade for each of its steps, struck when that begins, while clients write.
+    /// An upgrade for each of its steps, struck when that begins, while clients write; and one when the new engine starts.
     pub(crate) fn struck(&self, world: &mut World, (victim, blow): Blow) {
-        for (at, step) in STEPS.iter().enumerate() {
-            let name = format!("m-{step}");
+        let begins = STEPS.iter().enumerate().map(|(at, step)| (*step, Moment::Forward(at)));
+        for (step, moment) in begins.chain([("start of the engine", Moment::Starting)]) {
+            let name = format!("m-{}", step.replace(' ', "-"));
             let instance = (self.create)(world, &name);
             let before = (self.read)(&instance);
             let writers = Writers::start(&instance);
             writers.wait_for_more();
-            self.ask(world, &instance);
-            strike(world, &instance, Moment::Forward(at), |world| blow(world, &instance));
+            let ask = |world: &mut World| ask_upgrade(world, &instance, self.to);
+            strike(world, &instance, moment, ask, |world| blow(world, &instance));
             world.start_server();
             self.check(world, &instance, &name, writers, &format!("{victim} killed at {step}"));
             assert_same(&before, &(self.read)(&instance), step);
             world.coffer(["instance", "delete", &name, "--wait"]).ok();
         }
+    }
+
+    /// A configuration that others may write, which an engine ignores and with it where its data are, and an engine that was
+    /// killed: the next start mends both, and the upgrade goes as any.
+    pub(crate) fn with_a_file_that_others_may_write(&self, world: &World, name: &str) -> Instance {
+        let instance = (self.create)(world, name);
+        let before = (self.read)(&instance);
+        let file = world.volume(&instance.id).join("conf/my.cnf");
+        fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let engine = world.engine_pid(&instance.id).unwrap();
+        kill(engine);
+        let may_be_upgraded = || world.coffer(["instance", "upgrade", name, self.to, "--dry-run"]).code == 0;
+        wait_for("the next engine", || {
+            world.engine_pid(&instance.id).is_some_and(|pid| pid != engine) && may_be_upgraded()
+        });
+        // It recovers first.
+        world.coffer(["instance", "upgrade", name, self.to, "--wait"]).ok();
+        assert_same(&before, &(self.read)(&instance), "after a crash");
+        instance
     }
 
     /// An upgrade for each of these steps, in which the disk is full from then on. The world has a small one.
@@ -77,8 +101,8 @@ impl Way<'_> {
             let instance = (self.create)(world, &name);
             let before = (self.read)(&instance);
             let at = STEPS.iter().position(|s| s == step).unwrap();
-            self.ask(world, &instance);
-            strike(world, &instance, Moment::Forward(at), |_| {
+            let ask = |world: &mut World| ask_upgrade(world, &instance, self.to);
+            strike(world, &instance, Moment::Forward(at), ask, |_| {
                 let mut file = fs_err::File::create(&ballast).unwrap();
                 for size in [1 << 20, 4096, 1] {
                     while file.write_all(&vec![0xc0; size]).is_ok() {}

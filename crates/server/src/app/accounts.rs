@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
-use coffer_core::account::{Answer, Password, Request};
+use coffer_core::account::{Answer, Password, Refusal, Request};
 use coffer_core::datastore::Datastore;
 use coffer_core::engine::sql::accounts::{check, check_first};
 use coffer_core::id::InstanceId;
 use coffer_core::instance::{Engine, Status};
 use coffer_core::task::{Outcome, Task};
+use coffer_store::Event;
 
 use super::preview::silent;
-use super::{App, Error, needs_write};
+use super::{App, Error, needs_write, scope_of};
 use crate::caller::Caller;
 
 /// How long somebody is kept waiting for an agent. Most of it takes milliseconds; a large database is not removed at once.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The event of root being let in.
+const ROOT_ENABLED: &str = "root.enabled";
 
 impl App {
     /// Asks the agent about databases and accounts. Refused, before anything is touched, where the instance has none, is
@@ -42,6 +45,28 @@ impl App {
             }
             Outcome::Failed { cause, .. } => Err(Error::Unavailable(cause.to_string())),
         }
+    }
+
+    /// Lets root log in with this password. That it once could is an event, which stays when it can no more.
+    pub async fn enable_root(&self, caller: &Caller, id: InstanceId, password: Password) -> Result<Answer, Error> {
+        let answer = self.accounts(caller, id, Request::EnableRoot { password }).await?;
+        if answer == Answer::Changed {
+            let message = format!("user {} let root log in, with a password of its own", caller.user);
+            let mut write = self.store.write().await?;
+            write.insert_event(id, &Event { at: self.clock.now(), id: ROOT_ENABLED.to_owned(), message }).await?;
+            write.commit().await?;
+        }
+        Ok(answer)
+    }
+
+    /// Lets root log in no more. As in Trove only an instance on which it never could refuses that.
+    pub async fn disable_root(&self, caller: &Caller, id: InstanceId) -> Result<Answer, Error> {
+        let answer = self.accounts(caller, id, Request::DisableRoot).await?;
+        let is_disabled = answer == Answer::Refused(Refusal::RootDisabled);
+        if is_disabled && self.store.has_event(scope_of(caller), id, ROOT_ENABLED).await? {
+            return Ok(Answer::Changed);
+        }
+        Ok(answer)
     }
 
     /// The first databases and users of an instance, checked and as they may lie in the store. `None`: there are none.

@@ -113,7 +113,7 @@ impl App {
         Ok(operations)
     }
 
-    /// What happened to an instance by itself, the newest first, at most 100.
+    /// What happened to an instance beside its operations, the newest first, at most 100.
     pub async fn events(&self, caller: &Caller, id: InstanceId) -> Result<Vec<Event>, Error> {
         self.instance(caller, id).await?;
         Ok(self.store.events(scope_of(caller), id, EVENTS_SHOWN).await?)

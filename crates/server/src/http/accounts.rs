@@ -68,7 +68,12 @@ impl InAccounts {
 
 /// Asks, and tells what was refused.
 async fn ask(shared: &Shared, asker: &Asker, id: InstanceId, request: Request) -> Result<Told, Refused> {
-    match shared.app.accounts(asker.caller(), id, request).await? {
+    told(shared.app.accounts(asker.caller(), id, request).await?)
+}
+
+/// The answer, or the fault for what was refused.
+fn told(answer: Told) -> Result<Told, Refused> {
+    match answer {
         Told::Refused(refusal) => {
             let kind = match refusal {
                 Refusal::DatabaseAbsent(_) | Refusal::UserAbsent(_) | Refusal::RootDisabled => Kind::NotFound,
@@ -261,14 +266,13 @@ async fn enable_root(State(shared): State<Shared>, asker: Asker, At(at): At<InAc
         Some(Shown(password)) => password,
         None => key::new_password().map_err(Refused::internal)?,
     };
-    let request = Request::EnableRoot { password: Password::Clear(password.clone()) };
-    ask(&shared, &asker, id, request).await?;
+    told(shared.app.enable_root(asker.caller(), id, Password::Clear(password.clone())).await?)?;
     ok(&RootUserBody { user: RootUser { name: ROOT.to_owned(), password: Shown(password) } })
 }
 
-/// Lets root log in no more.
+/// Lets root log in no more. Only where it never could there is nothing to disable.
 #[utoipa::path(delete, path = "/v1.0/{project}/instances/{id}/root", tag = "accounts", responses((status = 204)))]
 async fn disable_root(State(shared): State<Shared>, asker: Asker, At(at): At<InAccounts>) -> Answer {
     let id = at.found(&shared, &asker).await?;
-    ask(&shared, &asker, id, Request::DisableRoot).await.map(|_| empty(StatusCode::NO_CONTENT))
+    told(shared.app.disable_root(asker.caller(), id).await?).map(|_| empty(StatusCode::NO_CONTENT))
 }

@@ -21,7 +21,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::admit::Asker;
-use super::answer::{Answer, accepted, empty, ok};
+use super::answer::{Answer, Refused, accepted, empty, ok};
 use super::body::{At, Json};
 use super::datastores::version_id;
 use super::instances::InInstance;
@@ -108,13 +108,7 @@ async fn edit(State(shared): State<Shared>, asker: Asker, At(at): At<InGroup>, J
     Ok(empty(StatusCode::OK))
 }
 
-async fn change(
-    shared: &Shared,
-    asker: &Asker,
-    group: &str,
-    body: &Value,
-    replace: bool,
-) -> Result<(), super::answer::Refused> {
+async fn change(shared: &Shared, asker: &Asker, group: &str, body: &Value, replace: bool) -> Result<(), Refused> {
     // A group that there is not, or that is somebody else's, is told before what is wrong with the body.
     shared.app.group(asker.caller(), group).await?;
     let ConfigurationChange { name, description, values } = ConfigurationChange::read(body, !replace)?;
@@ -190,18 +184,30 @@ async fn show_parameter_by_id(State(shared): State<Shared>, At(at): At<OfVersion
 
 /// All parameters, or the one that is named.
 fn parameters(shared: &Shared, at: &OfVersion) -> Answer {
-    if at.datastore.is_none() {
-        version_id(&at.version)?;
-    }
-    let (version, all) = shared.app.parameters(at.datastore.as_deref(), &at.version)?;
-    let mut all = all.iter().map(|parameter| wire_parameter(parameter, &version));
+    let parameters = wire_parameters(shared, at.datastore.as_deref(), &at.version)?;
     match &at.parameter {
-        None => ok(&ParametersBody { parameters: all.collect() }),
-        Some(name) => match all.find(|parameter| parameter.name == *name) {
-            Some(parameter) => ok(&parameter),
-            None => Err(Fault::no_resource(name).into()),
-        },
+        None => ok(&ParametersBody { parameters }),
+        Some(name) => ok(&named(parameters, name)?),
     }
+}
+
+/// All parameters of a version, which is named by its id alone where no datastore is named.
+pub(super) fn wire_parameters(
+    shared: &Shared,
+    datastore: Option<&str>,
+    version: &str,
+) -> Result<Vec<WireParameter>, Refused> {
+    if datastore.is_none() {
+        version_id(version)?;
+    }
+    let (version, all) = shared.app.parameters(datastore, version)?;
+    Ok(all.iter().map(|parameter| wire_parameter(parameter, &version)).collect())
+}
+
+/// The one of this name.
+pub(super) fn named(parameters: Vec<WireParameter>, name: &str) -> Result<WireParameter, Refused> {
+    let found = parameters.into_iter().find(|parameter| parameter.name == name);
+    found.ok_or_else(|| Fault::no_resource(name).into())
 }
 
 fn wire_parameter(parameter: &Parameter, version: &Version) -> WireParameter {

@@ -1,9 +1,12 @@
 //! What operators do: look at every project's instances, and choose which versions there are. For administrators, which
 //! [`super::admit`] sees to.
 
+use axum::Router;
 use axum::extract::State;
+use axum::routing::{post, put};
 use coffer_core::id::ProjectId;
 use coffer_wire::trove::Fault;
+use coffer_wire::trove::configuration::{MgmtParameter, MgmtParametersBody};
 use coffer_wire::trove::datastore::{MgmtVersionBody, MgmtVersionsBody};
 use coffer_wire::trove::instance::{InstanceBody, InstancesBody};
 use coffer_wire::trove::request;
@@ -12,8 +15,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::admit::Asker;
-use super::answer::{Answer, accepted, ok};
+use super::answer::{Answer, Refused, accepted, ok};
 use super::body::{At, Json};
+use super::configurations::{named, wire_parameters};
 use super::datastores::version_id;
 use super::instances::{InInstance, page};
 use super::page::Paging;
@@ -27,6 +31,21 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(instance))
         .routes(routes!(versions))
         .routes(routes!(version, change_version))
+        .routes(routes!(parameters))
+        .routes(routes!(parameter))
+}
+
+/// Routes that Trove has and that are answered with 501: what may be set is part of what is known of an engine.
+pub(super) fn more_routes() -> Router<Shared> {
+    const PARAMETERS: &str = "/v1.0/{project}/mgmt/datastores/versions/{version}/parameters";
+    let refused = async || {
+        let message =
+            "The configuration parameters of a datastore version are those of its engine and are not changed here.";
+        Refused::from(Fault::not_implemented(message))
+    };
+    Router::new()
+        .route(PARAMETERS, post(refused))
+        .route(&format!("{PARAMETERS}/{{parameter}}"), put(refused).delete(refused))
 }
 
 /// A page of every project's instances, or of one project's.
@@ -73,6 +92,29 @@ struct InVersion {
 async fn version(State(shared): State<Shared>, asker: Asker, At(at): At<InVersion>) -> Answer {
     let version = shared.app.version(asker.caller(), version_id(&at.version)?)?;
     ok(&MgmtVersionBody { version: view::managed_version(&version) })
+}
+
+#[derive(Deserialize)]
+struct InParameters {
+    version: String,
+    #[serde(default)]
+    parameter: String,
+}
+
+/// The settings that may be chosen on a version, with their limits.
+#[utoipa::path(get, path = "/v1.0/{project}/mgmt/datastores/versions/{version}/parameters", tag = "mgmt",
+    responses((status = 200, body = MgmtParametersBody)))]
+async fn parameters(State(shared): State<Shared>, At(at): At<InParameters>) -> Answer {
+    let parameters = wire_parameters(&shared, None, &at.version)?;
+    ok(&MgmtParametersBody { parameters: parameters.into_iter().map(Into::into).collect() })
+}
+
+/// One of them.
+#[utoipa::path(get, path = "/v1.0/{project}/mgmt/datastores/versions/{version}/parameters/{parameter}", tag = "mgmt",
+    responses((status = 200, body = MgmtParameter)))]
+async fn parameter(State(shared): State<Shared>, At(at): At<InParameters>) -> Answer {
+    let parameters = wire_parameters(&shared, None, &at.version)?;
+    ok(&MgmtParameter::from(named(parameters, &at.parameter)?))
 }
 
 /// Whether a version may be used, whether it is what creations take, and what it is called.

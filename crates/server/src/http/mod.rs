@@ -71,6 +71,7 @@ pub fn router(shared: Shared) -> Router {
     router
         .merge(keystone::more_routes())
         .merge(accounts::more_routes())
+        .merge(mgmt::more_routes())
         .merge(described::route(description))
         .fallback(roots::no_route)
         // Trove knows no 405: a method that a path does not have is a path that there is not.

@@ -24,7 +24,7 @@ async fn operations(State(shared): State<Shared>, asker: Asker, At(at): At<InIns
     ok(&OperationsBody { operations: operations.iter().map(view::operation).collect() })
 }
 
-/// What happened to an instance by itself, such as an engine that died, the newest first.
+/// What happened to an instance beside its operations, such as an engine that died, the newest first.
 #[utoipa::path(get, path = "/v1.0/{project}/instances/{id}/events", tag = "instances",
     responses((status = 200, body = EventsBody)))]
 async fn events(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>) -> Answer {

@@ -83,6 +83,7 @@ pub(crate) async fn another_projects_instance_does_not_exist(store: &Store) {
         assert_eq!(!store.instances(scope, "", 10).await.expect("query").is_empty(), there);
         assert_eq!(!store.operations(scope, instance.id).await.expect("query").is_empty(), there);
         assert_eq!(!store.events(scope, instance.id, 10).await.expect("query").is_empty(), there);
+        assert_eq!(store.has_event(scope, instance.id, "engine.died").await.expect("query"), there);
         assert_eq!(store.rename(scope, instance.id, "renamed", at(2)).await.expect("query"), there);
         let mut write = store.write().await.expect("write");
         assert_eq!(write.instance(scope, instance.id).await.expect("query").is_some(), there);

@@ -96,6 +96,38 @@ pub struct Parameter {
     pub default: String,
 }
 
+/// `{"configuration-parameters": [...]}`, for operators. Never paged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MgmtParametersBody {
+    #[serde(rename = "configuration-parameters")]
+    pub parameters: Vec<MgmtParameter>,
+}
+
+/// A setting that may be chosen, as operators are shown it: its limits have other names. On its own it stands in no other object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MgmtParameter {
+    pub name: String,
+    pub datastore_version_id: String,
+    /// Whether another value takes effect only at the next start of the engine.
+    pub restart_required: bool,
+    /// `integer`, `float`, `boolean` or `string`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    pub max_size: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    pub min_size: Option<Value>,
+}
+
+impl From<Parameter> for MgmtParameter {
+    fn from(parameter: Parameter) -> Self {
+        let Parameter { name, datastore_version_id, restart_required, kind, max, min, default: _ } = parameter;
+        Self { name, datastore_version_id, restart_required, kind, max_size: max, min_size: min }
+    }
+}
+
 /// `{"instance": {"configuration": {...}}}`: what holds on an instance where nobody says anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DefaultsBody {

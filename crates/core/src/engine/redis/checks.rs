@@ -119,7 +119,7 @@ fn writes(facts: &Facts) -> Vec<Finding> {
     }
     for file in &facts.foreign_files {
         let message = "the engine does not own it and could not replace it";
-        found.push(Finding::error("redis.files", file.clone(), message, "give it to the engine's user"));
+        found.push(Finding::error("redis.files", file.clone(), message, "restart the instance, which gives it back"));
     }
     found
 }

@@ -5,7 +5,7 @@
 //! | id | what it is about |
 //! |---|---|
 //! | `recovery`, `xa`, `busy`, `ddl`, `backup`, `read_only`, `replica`, `replicas` | the state of the server |
-//! | `disk`, `volume`, `files`, `orphan` | room, and files |
+//! | `disk`, `volume`, `files`, `mmap`, `orphan` | room, and files |
 //! | `plugin`, `auth`, `engine` | what the target lacks |
 //! | `rebuild`, `compressed` | tables that are built anew, or no longer written |
 //! | `word`, `function`, `mode`, `collation`, `temporal` | what the target reads otherwise |
@@ -115,6 +115,12 @@ impl Checks<'_> {
                 ));
             }
         }
+        if !["", "0", "OFF"].contains(&value("myisam_use_mmap")) {
+            // Turned off alone it would leave tables as they are that are open already.
+            let message =
+                "it is on: what is written through memory may keep its time, and be missing in a copy made before";
+            found.push(self.error("mmap", "myisam_use_mmap", message, "restart the instance, which turns it off"));
+        }
         if self.facts.prepared > 0 {
             let message = format!("transactions that are prepared and not decided: {}", self.facts.prepared);
             found.push(self.error("xa", "engine", message, "XA RECOVER, then XA COMMIT or XA ROLLBACK each"));
@@ -209,7 +215,9 @@ impl Checks<'_> {
     fn files(&self) -> Vec<Finding> {
         let foreign = self.facts.foreign_files.iter().map(|file| {
             let message = "the engine does not own it and could not replace it";
-            self.error("files", file.clone(), message, "chown it to the owner of the directory `run` beside `data`")
+            let remedy = "restart the instance, which gives it back, or chown it to the owner of the directory `run` \
+                          beside `data`";
+            self.error("files", file.clone(), message, remedy)
         });
         let orphans = self.facts.orphans.iter().map(|file| {
             let message =

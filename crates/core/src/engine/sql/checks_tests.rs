@@ -24,7 +24,12 @@ fn spec(number: &str) -> EngineSpec {
 /// One on which nothing is wrong.
 fn sound() -> Facts {
     Facts {
-        variables: map(&[("innodb_force_recovery", "0"), ("innodb_read_only", "0"), ("read_only", "0")]),
+        variables: map(&[
+            ("innodb_force_recovery", "0"),
+            ("innodb_read_only", "0"),
+            ("myisam_use_mmap", "0"),
+            ("read_only", "0"),
+        ]),
         plugins: [("InnoDB", None), ("mysql_native_password", None), ("ARCHIVE", Some("ha_archive.so"))]
             .map(|(plugin, library)| (plugin.to_owned(), library.map(str::to_owned)))
             .into(),
@@ -126,6 +131,12 @@ fn room_is_counted_to_the_byte() {
         f.free_bytes = needed + (1 << 20) - 1;
     });
     assert_eq!(rebuilt, ["E mariadb.disk volume", "N mariadb.rebuild table shop.past"]);
+}
+
+#[test]
+fn files_that_are_written_through_memory_are_found() {
+    let mapped = found(|f| drop(f.variables.insert("myisam_use_mmap".to_owned(), "1".to_owned())));
+    assert_eq!(mapped, ["E mariadb.mmap myisam_use_mmap"]);
 }
 
 #[test]
