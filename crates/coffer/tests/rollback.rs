@@ -238,10 +238,12 @@ fn struck<C>(
     for step in steps {
         fill(instance, step);
         let given_up = read(instance);
-        let back = json!({"rollback": {"accept_loss": true}});
-        assert_eq!(world.ask("demo", "POST", &format!("/instances/{}/rollback", instance.id), &back).status, 202);
+        let ask = |world: &mut World| {
+            let back = json!({"rollback": {"accept_loss": true}});
+            assert_eq!(world.ask("demo", "POST", &format!("/instances/{}/rollback", instance.id), &back).status, 202);
+        };
         let at = STEPS.iter().position(|s| s == step).unwrap();
-        strike(world, instance, Moment::Forward(at), |world| blow(world, instance));
+        strike(world, instance, Moment::Forward(at), ask, |world| blow(world, instance));
         world.start_server();
         let newest = world.wait_until_over(&instance.id);
         println!("{victim} killed at {step}: {}, gap {} ms", newest["phase"], newest["gap_ms"]);
