@@ -288,8 +288,8 @@ impl Survey<'_> {
     }
 
     async fn programs(&mut self, changes: &Changes) -> Result<(), Error> {
-        let texts = pattern(changes.words.iter().chain(&changes.gone_functions));
-        let modes = pattern(changes.gone_modes.iter());
+        let texts = pattern(&changes.words, &changes.gone_functions);
+        let modes = pattern(&changes.gone_modes, []);
         // As they were written, with their parameters, where the engine has both.
         let routines = match self.is_mysql {
             true => [
@@ -329,10 +329,23 @@ impl Survey<'_> {
         if let Some(words) = list(&changes.words).filter(|_| self.is_mysql) {
             self.parameters(&words).await?;
         }
-        if let Some(gone) = pattern(changes.gone_plugins.iter()) {
+        if let Some(gone) = pattern(&changes.gone_plugins, &changes.gone_functions) {
             let object = "CONCAT('view ', table_schema, '.', table_name)";
             let which = format!("view_definition REGEXP {gone} AND {}", ours("table_schema"));
             self.texts("information_schema.views", object, "''", "view_definition", &which).await?;
+        }
+        // MariaDB would have to open every table, and has lost no function.
+        if let Some(gone) = pattern([], &changes.gone_functions).filter(|_| self.is_mysql) {
+            let before = self.facts.programs.len();
+            let object = "CONCAT('check ', constraint_schema, '.', constraint_name)";
+            let which = format!("check_clause REGEXP {gone} AND {}", ours("constraint_schema"));
+            self.texts("information_schema.check_constraints", object, "''", "check_clause", &which).await?;
+            let object = "CONCAT('index ', table_schema, '.', table_name, '.', index_name)";
+            let which = format!("expression REGEXP {gone} AND {}", ours("table_schema"));
+            self.texts("information_schema.statistics", object, "''", "expression", &which).await?;
+            for program in self.facts.programs.iter_mut().skip(before) {
+                program.text = unescaped(&program.text);
+            }
         }
         Ok(())
     }
@@ -433,10 +446,15 @@ impl Survey<'_> {
         let mut conditions = vec!["column_type LIKE '%mariadb-5.3%'".to_owned()];
         conditions.extend(list(&changes.words).map(|words| format!("UPPER(column_name) IN ({words})")));
         conditions.extend(list(&changes.gone_collations).map(|gone| format!("UPPER(collation_name) IN ({gone})")));
-        conditions
-            .extend(pattern(changes.gone_functions.iter()).map(|gone| format!("generation_expression REGEXP {gone}")));
+        // MySQL tells a text that is the default without its quotes.
+        let default = match self.is_mysql {
+            true => "IF(extra LIKE '%DEFAULT_GENERATED%', column_default, NULL)",
+            false => "column_default",
+        };
+        let expression = format!("CONCAT_WS(' ', generation_expression, {default})");
+        conditions.extend(pattern([], &changes.gone_functions).map(|gone| format!("{expression} REGEXP {gone}")));
         let sql = format!(
-            "SELECT CONCAT(table_schema, '.', table_name), column_name, column_type, collation_name, generation_expression \
+            "SELECT CONCAT(table_schema, '.', table_name), column_name, column_type, collation_name, {expression} \
              FROM information_schema.columns WHERE {} AND ({})",
             ours("table_schema"),
             conditions.join(" OR ")
@@ -448,7 +466,7 @@ impl Survey<'_> {
                 name: cell(1),
                 kind: cell(2),
                 collation: cell(3),
-                expression: cell(4),
+                expression: if self.is_mysql { unescaped(&cell(4)) } else { cell(4) },
             });
         }
         Ok(())
@@ -482,10 +500,25 @@ fn list(words: &BTreeSet<&'static str>) -> Option<String> {
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-/// A pattern that finds any of these words, in any case.
-fn pattern<'a>(words: impl Iterator<Item = &'a &'static str>) -> Option<String> {
-    let all: Vec<_> = words.copied().collect();
+/// A pattern that finds any of these words, and calls of any of these functions, in any case.
+fn pattern<'a>(
+    words: impl IntoIterator<Item = &'a &'static str>,
+    functions: impl IntoIterator<Item = &'a &'static str>,
+) -> Option<String> {
+    let words = words.into_iter().map(|word| (*word).to_owned());
+    let calls = functions.into_iter().map(|name| format!("{name}[[:space:]]*[(]"));
+    let all: Vec<_> = words.chain(calls).collect();
     (!all.is_empty()).then(|| format!("'{}'", all.join("|")))
+}
+
+/// An expression of MySQL as it would be written: the information schema has a backslash before each of its quotes and backslashes.
+fn unescaped(expression: &str) -> String {
+    let mut text = String::new();
+    let mut signs = expression.chars();
+    while let Some(sign) = signs.next() {
+        text.extend(if sign == '\\' { signs.next() } else { Some(sign) });
+    }
+    text
 }
 
 fn firsts(rows: &[Texts]) -> Vec<String> {
@@ -498,4 +531,15 @@ fn number(row: &Texts, at: usize) -> u64 {
 
 fn count(rows: &[Texts]) -> u64 {
     rows.len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unescaped;
+
+    #[test]
+    fn quotes_of_an_expression_are_quotes_again() {
+        assert_eq!(unescaped(r"(`a` <> _utf8mb4\'it\\\'s\')"), r"(`a` <> _utf8mb4'it\'s')");
+        assert_eq!(unescaped("md5(`a`)"), "md5(`a`)");
+    }
 }

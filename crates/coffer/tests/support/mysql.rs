@@ -1,14 +1,24 @@
 //! An instance of MySQL with something of every kind in it. The version before the one that Debian has runs in an emulator.
 
+use std::process::Command;
+
+use serde_json::{Value, json};
+
 use super::mariadb::{Contents, address, assert_well, connect, read_all};
 use super::sql::Sql;
-use super::world::{Instance, World};
+use super::world::{Instance, World, link_all};
 
 pub(crate) const OLD: &str = "9.7.2";
 /// As the catalogue names it: whichever one Debian has.
 pub(crate) const NEW: &str = "9.7";
 /// Times that an emulator keeps, too.
 pub(crate) const SLOW: &str = "hold_seconds = 600";
+
+/// The series of [`native_world`]'s older version.
+const BEFORE: &str = "9.6";
+/// Its entry in the catalogue. What is not in the image store can be had nowhere.
+const RELEASE: &str = "[[release]]\ndatastore = 'mysql'\nversion = '9.6'\nbinary = '/usr/sbin/mysqld'\n\
+                       [[release.source]]\nfrom = 'root'\npath = 'nowhere'";
 
 /// Something of every kind that an instance can hold. A statement each.
 const FILL: &[&str] = &[
@@ -82,6 +92,39 @@ const READ: &[&str] = &[
 /// A world with images of these versions, and the number of the newer one. `None`, and said so, without them.
 pub(crate) fn world(config: &str, versions: &[&str]) -> Option<(World, String)> {
     with_images(World::start_with("", config)?, versions)
+}
+
+/// A world with a version before the one that Debian has which runs without an emulator, and the numbers of both: it is the same
+/// program, but for the number that it says. For all that does not ask what an older one writes.
+pub(crate) fn native_world(config: &str) -> Option<(World, String, String)> {
+    let mut world = World::prepare(RELEASE, config)?;
+    if !world.has_image(&format!("mysql/{NEW}")) {
+        return None;
+    }
+    let new = world.number(&format!("mysql/{NEW}"));
+    let old = new.replacen(NEW, BEFORE, 1);
+    let engines = world.data().join("engines");
+    let root = |digest: &str| engines.join("roots").join(digest.replace(':', "-"));
+    let index = engines.join("images/index.json");
+    let mut images: Value = serde_json::from_str(&fs_err::read_to_string(&index).unwrap()).unwrap();
+    let manifests = images["manifests"].as_array_mut().unwrap();
+    let is_new = |image: &&Value| {
+        image["annotations"]["coffer.datastore"] == "mysql" && image["annotations"]["coffer.number"] == new.as_str()
+    };
+    let mut image = manifests.iter().find(is_new).unwrap().clone();
+    let digest = format!("sha256:{}", "6".repeat(64));
+    link_all(&root(image["digest"].as_str().unwrap()), &root(&digest));
+    // It puts a new file in the place of the link.
+    let number = format!("s/{}/{old}/g", new.replace('.', "\\."));
+    let program = root(&digest).join("usr/sbin/mysqld");
+    assert!(Command::new("sed").env("LC_ALL", "C").args(["-i", &number]).arg(&program).status().unwrap().success());
+    image["digest"] = json!(digest);
+    image["annotations"]["coffer.version"] = json!(BEFORE);
+    image["annotations"]["coffer.number"] = json!(old);
+    manifests.push(image);
+    fs_err::write(&index, images.to_string()).unwrap();
+    world.start_server();
+    Some((world, old, new))
 }
 
 /// The same of a world that is there.

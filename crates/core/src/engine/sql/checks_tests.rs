@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::facts::{Account, Busy, Column, Facts, Program, Source, Work};
 use super::super::features::Changes;
 use super::{Checks, DISK_RESERVE, REBUILT_A_SECOND, check};
-use crate::datastore::Version;
+use crate::datastore::{Datastore, Version};
 use crate::finding::Severity;
 use crate::flavor::Flavor;
 use crate::spec::EngineSpec;
@@ -257,6 +257,43 @@ fn what_is_gone_is_judged_though_no_measured_mariadb_lost_it() {
             "E mariadb.mode event a.e",
         ]
     );
+}
+
+#[test]
+fn functions_that_mysql_lost_are_found_wherever_they_are_called() {
+    let spec = |number: &str| {
+        let mut spec = spec(number);
+        spec.image.datastore = Datastore::Mysql;
+        spec
+    };
+    let program = |object: &str, text: &str| Program { object: object.into(), text: text.into(), ..Program::default() };
+    let facts = Facts {
+        columns: vec![Column {
+            table: "a.t".into(),
+            name: "digest".into(),
+            expression: "sha(`x`)".into(),
+            ..Column::default()
+        }],
+        programs: vec![
+            program("view a.v", "select md5(`a`.`t`.`x`) AS `md5(x)` from `a`.`t`"),
+            program("function a.f", "RETURN Sha1 (x)"),
+            program("check a.c", "(`x` = md5(`y`))"),
+            program("index a.t.i", "sha(`library`)"),
+            program("trigger a.g", "SET NEW.x = SHA2(NEW.y, 256), NEW.md5 = 'sha1(x)'"),
+        ],
+        ..sound()
+    };
+    assert_eq!(
+        told(check(&facts, &spec("8.4.9"), &spec("9.7.4"))),
+        [
+            "E mysql.function column a.t.digest",
+            "E mysql.function view a.v",
+            "E mysql.function function a.f",
+            "E mysql.function check a.c",
+            "E mysql.function index a.t.i",
+        ]
+    );
+    assert_eq!(told(check(&facts, &spec("9.7.2"), &spec("9.7.4"))), [""; 0]);
 }
 
 #[test]

@@ -104,6 +104,7 @@ mod tests {
         let changes = between("8.4.9", "9.7.4");
         assert!(changes.words.contains("LIBRARY") && !changes.words.contains("OFFSET"), "{changes:?}");
         assert!(changes.functions.contains("vector_dim") && changes.gone_plugins.contains("mysql_native_password"));
+        assert!(["md5", "sha", "sha1"].iter().all(|gone| changes.gone_functions.contains(gone)), "{changes:?}");
         assert_eq!(between("9.7.2", "9.7.4"), Changes::default());
         // One that is in no table is taken for the one before it.
         assert_eq!(between("9.6.0", "9.7.4"), changes);
