@@ -111,10 +111,7 @@ impl Client {
         // When the lock goes with this connection at the end, nobody else gets to write.
         self.run("SET GLOBAL", "SET GLOBAL read_only = 1").await?;
         self.kill_others("").await?;
-        let mut holdings = read::holdings(self, &temporary.tables, Some(&temporary.others), QUICK).await?;
-        // What could not be read now was not there any more, or was broken before.
-        holdings.broken.clear();
-        Ok(holdings)
+        read::holdings(self, &temporary.tables, Some(&temporary.others), QUICK).await
     }
 
     /// Writes go on. Can be called again, by another connection than the one that made them wait, and when they never did.

@@ -50,7 +50,8 @@ impl Sampled {
     /// holds.
     pub fn questions(&self) -> Vec<String> {
         let column = |name: &String| match self.long.contains(name) {
-            true => format!("MD5({})", identifier(name)),
+            // Both engines have it built in, which cannot be said of MD5.
+            true => format!("SHA2({}, 256)", identifier(name)),
             false => identifier(name),
         };
         let columns: Vec<_> = self.columns.iter().map(column).collect();
@@ -99,11 +100,15 @@ impl Holdings {
             0 => String::new(),
             all => format!(", columns of {all}"),
         };
-        let read = format!("{} objects, rows of {tables} tables{columns}", self.objects.len());
-        match self.late {
-            0 => read,
-            late => format!("{read}; there was no time to read {late} more"),
-        }
+        let broken = match self.broken.len() {
+            0 => String::new(),
+            broken => format!("; {broken} could not be read"),
+        };
+        let late = match self.late {
+            0 => String::new(),
+            late => format!("; there was no time to read {late} more"),
+        };
+        format!("{} objects, rows of {tables} tables{columns}{broken}{late}", self.objects.len())
     }
 }
 
@@ -190,6 +195,7 @@ mod tests {
                 "proof.privilege"
             ]
         );
+        assert_eq!(after.summary(), "2 objects, rows of 1 tables, columns of 1; 1 could not be read");
     }
 
     #[test]
@@ -217,11 +223,11 @@ mod tests {
         assert_eq!(
             table.questions(),
             [
-                "SELECT `id`, MD5(`text`) FROM `a`.`b``c` ORDER BY `id` ASC LIMIT 200",
-                "SELECT `id`, MD5(`text`) FROM `a`.`b``c` ORDER BY `id` DESC LIMIT 20"
+                "SELECT `id`, SHA2(`text`, 256) FROM `a`.`b``c` ORDER BY `id` ASC LIMIT 200",
+                "SELECT `id`, SHA2(`text`, 256) FROM `a`.`b``c` ORDER BY `id` DESC LIMIT 20"
             ]
         );
         table.key.clear();
-        assert_eq!(table.questions(), ["SELECT `id`, MD5(`text`) FROM `a`.`b``c` LIMIT 201"]);
+        assert_eq!(table.questions(), ["SELECT `id`, SHA2(`text`, 256) FROM `a`.`b``c` LIMIT 201"]);
     }
 }
