@@ -296,7 +296,9 @@ fn columns_and_indexes_of_each_of_many_tables_and_an_enabled_root_are_proven() {
     }
     replace(&world, "11.8", OWN_STEP, "exec /usr/bin/mariadb-upgrade.real \"$@\"");
     world.coffer(["instance", "upgrade", "m", "11.8", "--wait"]).ok();
-    let proof = detail(&world.operations(&instance.id).remove(0), "prove");
+    let upgrade = world.operations(&instance.id).remove(0);
+    assert!(upgrade["notes"].to_string().contains("no binary log"), "{upgrade:#}");
+    let proof = detail(&upgrade, "prove");
     assert!(proof.contains("columns of 400, keys of 400"), "{proof}");
     assert_eq!(Sql::open(address(&instance), "root", &root).unwrap().ask("SELECT 1").unwrap(), ["1"]);
 }

@@ -101,6 +101,16 @@ pub fn check_path(from: &Version, to: &Version, catalogue: &[Version]) -> Vec<Fi
     }
 }
 
+/// What the reader of any upgrade's plan may look for in vain.
+pub fn upgrade_note(datastore: Datastore) -> Option<&'static str> {
+    match datastore {
+        Datastore::Redis | Datastore::Valkey => None,
+        Datastore::Mysql | Datastore::Mariadb => {
+            Some("it keeps no binary log: nobody follows it, and no position of one is recorded")
+        }
+    }
+}
+
 /// What becomes of `settings` on the way from `from` to `to`. Redis has no default that would have to be pinned.
 pub fn change_settings(from: &Version, to: &Version, settings: &Settings, policy: Policy) -> SettingsChange {
     match from.datastore {
