@@ -263,28 +263,38 @@ fn of_a_trial_whose_agent_was_killed_nothing_is_left() {
 }
 
 #[test]
-fn the_columns_of_each_of_many_tables_and_an_enabled_root_are_proven() {
+fn columns_and_indexes_of_each_of_many_tables_and_an_enabled_root_are_proven() {
     let Some(world) = world("", &["10.11.19", "11.8"]) else { return };
     let instance = world.create("m", "mariadb/10.11.19", &[]);
     run(&instance, &["CREATE DATABASE shop", "CREATE SEQUENCE shop.numbers", "CREATE VIEW shop.one AS SELECT 1 AS a"]);
     // More than those of which rows are read.
     for table in 0..400 {
-        run(&instance, &[&format!("CREATE TABLE shop.t{table} (a INT PRIMARY KEY, b VARCHAR(20))")]);
+        let columns = "a INT PRIMARY KEY, b VARCHAR(20), KEY one (b), KEY two (b, a)";
+        run(&instance, &[&format!("CREATE TABLE shop.t{table} ({columns})")]);
     }
     let root = world.coffer(["root", "enable", "m", "-o", "json"]).ok().json()["password"].as_str().unwrap().to_owned();
-    let alter =
-        "FOR i IN 0 .. 399 DO EXECUTE IMMEDIATE CONCAT('ALTER TABLE shop.t', i, ' MODIFY b VARCHAR(21)'); END FOR";
-    for (statement, told) in [(alter, "and 397 more"), ("DROP USER root@'%'", "user root@%")] {
+    let alter = |what: &str| {
+        format!("FOR i IN 0 .. 399 DO EXECUTE IMMEDIATE CONCAT('ALTER TABLE shop.t', i, ' {what}'); END FOR")
+    };
+    let columns = alter("MODIFY b VARCHAR(21)");
+    // Each column is in an index as before.
+    let indexes = format!("DROP USER root@'%';; {}", alter("DROP KEY two"));
+    for (statement, told, of) in [(columns, "columns of shop.t", "columns of "), (indexes, "user root@%", "keys of ")] {
         let script = format!(
             "/usr/bin/mariadb-upgrade.real \"$@\" && mariadb --socket=/run/mysql.sock --user=coffer --delimiter=';;' -e \"{statement};;\""
         );
         replace(&world, "11.8", OWN_STEP, &script);
         fails(&world, &instance, "11.8", told);
+        let failed = world.operations(&instance.id).remove(0);
+        let is_of = |finding: &&Value| finding["object"].as_str().unwrap().starts_with(of);
+        assert_eq!(failed["findings"].as_array().unwrap().iter().filter(is_of).count(), 400, "{of}");
         assert_eq!(Sql::open(address(&instance), "root", &root).unwrap().ask("SELECT 1").unwrap(), ["1"]);
     }
     replace(&world, "11.8", OWN_STEP, "exec /usr/bin/mariadb-upgrade.real \"$@\"");
     world.coffer(["instance", "upgrade", "m", "11.8", "--wait"]).ok();
-    let proof = detail(&world.operations(&instance.id).remove(0), "prove");
-    assert!(proof.contains("columns of 400"), "{proof}");
+    let upgrade = world.operations(&instance.id).remove(0);
+    assert!(upgrade["notes"].to_string().contains("no binary log"), "{upgrade:#}");
+    let proof = detail(&upgrade, "prove");
+    assert!(proof.contains("columns of 400, keys of 400"), "{proof}");
     assert_eq!(Sql::open(address(&instance), "root", &root).unwrap().ask("SELECT 1").unwrap(), ["1"]);
 }

@@ -7,7 +7,7 @@
 mod support;
 
 use support::mariadb::{Visitors, Writers, address, assert_same, connect};
-use support::mysql::{NEW, OLD, SLOW, check, create, read, replace_program, world};
+use support::mysql::{NEW, OLD, SLOW, check, create, native_world, read, replace_program, world};
 use support::sql::Sql;
 use support::world::{kill, wait_for};
 
@@ -97,16 +97,26 @@ fn an_instance_goes_from_version_to_version() {
 
 #[test]
 fn an_upgrade_that_fails_ends_with_the_old_engine_and_all_that_it_held() {
-    let Some((world, new)) = world(SLOW, &[OLD, NEW]) else { return };
-    let instance = create(&world, "m", OLD);
+    let Some((world, old, new)) = native_world("") else { return };
+    let instance = create(&world, "m", &old);
     let before = read(&instance);
     for (name, script, told) in [
         ("it does not start", "exit 3", "ended while it started"),
-        ("it dies half-way", "$real \"$@\" & /usr/sbin/busybox sleep 2; kill -9 $!; exit 3", "ended while it started"),
+        (
+            "it dies half-way",
+            "$real \"$@\" 2>/tmp/said & until /usr/sbin/busybox grep -q 'InnoDB initialization has started' /tmp/said; \
+             do /usr/sbin/busybox sleep 0.01; done; kill -9 $!; exit 3",
+            "ended while it started",
+        ),
         (
             "a row is lost",
             "echo 'DELETE FROM shop.old WHERE a = 1;' >/tmp/lose; exec $real \"$@\" --init-file=/tmp/lose",
             "rows of shop.old",
+        ),
+        (
+            "a long value is another",
+            "echo \"UPDATE shop.kinds SET bl = 'x' WHERE id = 1;\" >/tmp/lose; exec $real \"$@\" --init-file=/tmp/lose",
+            "rows of shop.kinds",
         ),
     ] {
         replace_program(&world, script);
@@ -118,7 +128,11 @@ fn an_upgrade_that_fails_ends_with_the_old_engine_and_all_that_it_held() {
         assert!(newest["cause"].to_string().contains(told), "{name}: {}", newest["cause"]);
         assert_same(&before, &read(&instance), name);
         visitors.stop(name);
-        assert_eq!(connect(&instance).ask("SELECT SUBSTRING_INDEX(VERSION(), '-', 1)").unwrap(), [OLD], "{name}");
+        assert_eq!(
+            connect(&instance).ask("SELECT SUBSTRING_INDEX(VERSION(), '-', 1)").unwrap(),
+            [old.as_str()],
+            "{name}"
+        );
         let measures = "SELECT @@innodb_max_dirty_pages_pct > 0, @@read_only, @@event_scheduler";
         wait_for("the measures to be over", || connect(&instance).ask(measures).unwrap() == ["1|0|ON"]);
     }

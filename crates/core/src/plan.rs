@@ -269,10 +269,9 @@ pub fn plan_upgrade(snapshot: &Snapshot<'_>, to: &Version) -> Result<Planned, Re
         ask(Task::Section(Box::new(section)), SECTION_SECONDS),
         runs(target, generation, Some(configured), Some(snapshot.configured())),
     ];
-    let notes = match snapshot.policy {
-        Policy::Preserve => Vec::new(),
-        Policy::Adopt => vec![format!("the defaults of {} are adopted: nothing is pinned to the old ones", to.label())],
-    };
+    let adopted = (snapshot.policy == Policy::Adopt)
+        .then(|| format!("the defaults of {} are adopted: nothing is pinned to the old ones", to.label()));
+    let notes = adopted.into_iter().chain(engine::upgrade_note(to.datastore).map(str::to_owned)).collect();
     // What the section did is proven and has taken writes: only the record is left to be written.
     let plan = Plan { point_of_no_return: steps.len() - 1, steps, notes };
     Ok(Planned { plan, findings, settings })

@@ -34,6 +34,9 @@ pub(super) const PATIENT: Limits = Limits { whole: Duration::from_secs(10), tabl
 const UNMEASURED: &str = "'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring', 'multipolygon', \
                           'geometrycollection', 'geomcollection', 'vector'";
 
+/// What is compared of an index of each of many tables. Its kind would have MariaDB open them.
+const INDEX: &str = "index_name, non_unique, seq_in_index, column_name, sub_part";
+
 /// What is compared of a column. Old forms of times are marked by a comment until they are stored in the newer one.
 const COLUMN: &str = "column_name, ordinal_position, SUBSTRING_INDEX(column_type, ' /*', 1), is_nullable, character_set_name, \
                       collation_name, column_key";
@@ -128,11 +131,18 @@ pub(super) async fn choose(client: &Client) -> Result<(Vec<Sampled>, BTreeSet<St
     Ok((sampled, others))
 }
 
-/// What there is. Nobody may write meanwhile. The columns of all tables but these others only where they are given.
+/// What is asked of all tables at once, and which ones are none.
+pub(super) struct OfAll<'a> {
+    pub others: &'a BTreeSet<String>,
+    pub columns: bool,
+    pub keys: bool,
+}
+
+/// What there is. Nobody may write meanwhile.
 pub(super) async fn holdings(
     client: &Client,
     tables: &[Sampled],
-    others: Option<&BTreeSet<String>>,
+    of_all: Option<OfAll<'_>>,
     limits: Limits,
 ) -> Result<Holdings, Error> {
     let mut holdings = Holdings { number: Some(client.version().await?), ..Holdings::default() };
@@ -162,8 +172,14 @@ pub(super) async fn holdings(
         }
     }
     let end = Instant::now() + limits.whole;
-    if let Some(others) = others {
-        holdings.columns = columns_of_all(client, others, limits.table).await?;
+    if let Some(all) = of_all {
+        let until = Instant::now() + limits.table;
+        if all.columns {
+            holdings.columns = of_each(client, COLUMN, "columns", all.others, until).await?;
+        }
+        if all.keys {
+            holdings.keys = of_each(client, INDEX, "statistics", all.others, until).await?;
+        }
     }
     for table in tables {
         read(client, table, end.min(Instant::now() + limits.table), &mut holdings).await?;
@@ -171,17 +187,24 @@ pub(super) async fn holdings(
     Ok(holdings)
 }
 
-/// The columns of all tables but these others, if they are told within the limit.
-async fn columns_of_all(
+/// What the information schema has of each table but these others, if it is told until then.
+async fn of_each(
     client: &Client,
+    what: &str,
+    from: &str,
     others: &BTreeSet<String>,
-    limit: Duration,
+    until: Instant,
 ) -> Result<BTreeMap<String, String>, Error> {
+    let left = until.saturating_duration_since(Instant::now());
+    // No time at all would be none that is limited.
+    if left.as_millis() == 0 {
+        return Ok(BTreeMap::new());
+    }
     let sql = format!(
-        "SELECT table_schema, table_name, {COLUMN} FROM information_schema.columns WHERE table_schema NOT IN ({})",
+        "SELECT table_schema, table_name, {what} FROM information_schema.{from} WHERE table_schema NOT IN ({})",
         system()
     );
-    let rows = match client.rows_within("the columns of all tables", &sql, limit).await {
+    let rows = match client.rows_within("what all tables have", &sql, left).await {
         Ok(rows) => rows,
         Err(Error::Late { .. }) => return Ok(BTreeMap::new()),
         Err(e) => return Err(e),
@@ -193,7 +216,7 @@ async fn columns_of_all(
             tables.entry(table).or_default().push(digest_of_names(&row[2..]));
         }
     }
-    Ok(tables.into_iter().map(|(table, mut columns)| (table, digest_of_rows(&mut columns))).collect())
+    Ok(tables.into_iter().map(|(table, mut rows)| (table, digest_of_rows(&mut rows))).collect())
 }
 
 /// Reads a table, as far as it can be read until then.

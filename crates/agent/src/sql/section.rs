@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::text;
 use super::launch::{LOG, upgrade};
-use super::read::{PATIENT, QUICK};
+use super::read::{OfAll, PATIENT, QUICK};
 use super::{Client, Measures, Temporary, read};
 use crate::sandbox::{CgroupLimits, Process};
 use crate::site::{Error, Site, last_words, until_ended};
@@ -111,10 +111,8 @@ impl Client {
         // When the lock goes with this connection at the end, nobody else gets to write.
         self.run("SET GLOBAL", "SET GLOBAL read_only = 1").await?;
         self.kill_others("").await?;
-        let mut holdings = read::holdings(self, &temporary.tables, Some(&temporary.others), QUICK).await?;
-        // What could not be read now was not there any more, or was broken before.
-        holdings.broken.clear();
-        Ok(holdings)
+        let all = OfAll { others: &temporary.others, columns: true, keys: true };
+        read::holdings(self, &temporary.tables, Some(all), QUICK).await
     }
 
     /// Writes go on. Can be called again, by another connection than the one that made them wait, and when they never did.
@@ -212,8 +210,9 @@ impl Client {
         let tables = temporary.map(|t| t.tables.as_slice()).unwrap_or_default();
         let tables: Vec<_> = tables.iter().filter(was_read).cloned().collect();
         // What took too long then takes no shorter now, while clients wait.
-        let others = temporary.map(|t| &t.others).filter(|_| !before.columns.is_empty());
-        let holds = read::holdings(self, &tables, others, PATIENT).await?;
+        let (columns, keys) = (!before.columns.is_empty(), !before.keys.is_empty());
+        let all = temporary.map(|t| OfAll { others: &t.others, columns, keys });
+        let holds = read::holdings(self, &tables, all, PATIENT).await?;
         Ok((compare(before, &holds), holds.summary()))
     }
 

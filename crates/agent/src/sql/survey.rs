@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
-use coffer_core::engine::sql::checks::{BUSY_SECONDS, check, rebuilds_versioned, spares_compressed};
+use coffer_core::engine::sql::checks::{BUSY_SECONDS, check, loses_compression, rebuilds_versioned, spares_compressed};
 use coffer_core::engine::sql::config::{SYSTEM_DATABASES, identifier};
 use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::facts::{Account, Busy, Column, Facts, Program, Source, Work};
@@ -40,6 +40,12 @@ const BACKUP_LOCKS: &str = "'MDL_BACKUP_START','MDL_BACKUP_FLUSH','MDL_BACKUP_WA
 const MYSQL_BACKUPS: &str = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_time \
                              FROM performance_schema.metadata_locks l JOIN performance_schema.threads t ON t.thread_id = l.owner_thread_id \
                              WHERE l.object_type IN ('BACKUP LOCK', 'GLOBAL') AND l.lock_type = 'SHARED' AND l.lock_status = 'GRANTED'";
+
+/// Files of MariaDB whose checksums are of the newer kind (16) tell by what their pages are compressed, others only that they are.
+const PAGE_COMPRESSED: &str = "SELECT REPLACE(name, '/', '.'), IF(flag & 16, \
+                               ELT((flag >> 5 & 7) - 1, 'lz4', 'lzo', 'lzma', 'bzip2', 'snappy'), '') \
+                               FROM information_schema.innodb_sys_tablespaces \
+                               WHERE IF(flag & 16, flag >> 5 & 7 > 1, flag & 65536)";
 
 impl Client {
     /// Everything that speaks against an upgrade. `root` is the target's engine root, where it is here. A connection that was used for this
@@ -260,6 +266,10 @@ impl Survey<'_> {
         if spares_compressed(to) {
             let sql = "SELECT REPLACE(name, '/', '.') FROM information_schema.innodb_sys_tables WHERE row_format = 'Compressed'";
             self.facts.compressed = firsts(&self.ask("compressed tables", sql).await?);
+        }
+        if loses_compression(from, to) {
+            let tables = self.ask("tables with compressed pages", PAGE_COMPRESSED).await?;
+            self.facts.page_compressed = tables.iter().map(|row| (text(row, 0), text(row, 1))).collect();
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 //! | `recovery`, `xa`, `busy`, `ddl`, `backup`, `read_only`, `replica`, `replicas` | the state of the server |
 //! | `disk`, `volume`, `files`, `mmap`, `orphan` | room, and files |
 //! | `plugin`, `auth`, `engine` | what the target lacks |
-//! | `rebuild`, `compressed` | tables that are built anew, or no longer written |
+//! | `rebuild`, `compressed` | tables that are built anew, or no longer written or read |
 //! | `word`, `function`, `mode`, `collation`, `temporal` | what the target reads otherwise |
 //! | `definer`, `view` | what is broken already |
 //! | `unchecked` | what nobody looked at |
@@ -40,6 +40,9 @@ const NEW_END_OF_TIME: (u32, u32) = (11, 5);
 /// Programs of which the engine keeps what it made of them, not what was written.
 const REWRITTEN: [&str; 3] = ["view ", "check ", "index "];
 
+/// Since this series MariaDB compresses pages by zlib alone, and by anything else only with a plugin.
+const ZLIB_ALONE: (u32, u32) = (10, 7);
+
 /// Everything that speaks against going from `from` to `to`, and everything worth knowing.
 pub fn check(facts: &Facts, from: &EngineSpec, to: &EngineSpec) -> Vec<Finding> {
     let changes = Changes::between(from.datastore(), from.number, to.number);
@@ -56,6 +59,11 @@ pub fn rebuilds_versioned(from: &EngineSpec, to: &EngineSpec) -> bool {
 /// Whether `to` was told not to write to compressed tables.
 pub fn spares_compressed(to: &EngineSpec) -> bool {
     config::is_on(to.settings.get("innodb_read_only_compressed").map_or("", String::as_str))
+}
+
+/// Whether `from` can compress pages by what `to` has no longer built in.
+pub fn loses_compression(from: &EngineSpec, to: &EngineSpec) -> bool {
+    to.datastore() == Datastore::Mariadb && from.number.series() < ZLIB_ALONE && to.number.series() >= ZLIB_ALONE
 }
 
 struct Checks<'a> {
@@ -314,6 +322,21 @@ impl Checks<'_> {
                 let remedy = "turn the setting off, or ALTER TABLE ... ROW_FORMAT=DYNAMIC";
                 found.push(self.error("compressed", format!("table {table}"), message, remedy));
             }
+        }
+        for (table, algorithm) in &self.facts.page_compressed {
+            let remedy = "set innodb_compression_algorithm to zlib, then ALTER TABLE ... FORCE";
+            let object = format!("table {table}");
+            found.push(match &algorithm[..] {
+                "" => {
+                    let message = format!("its pages are compressed, and {} reads only those by zlib", self.target());
+                    self.warning("compressed", object, message, remedy)
+                }
+                algorithm => {
+                    let message =
+                        format!("its pages are compressed by {algorithm}, which {} does not have", self.target());
+                    self.error("compressed", object, message, remedy)
+                }
+            });
         }
         for (object, name) in &self.facts.names {
             found.extend(self.word(object, name));

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::facts::{Account, Busy, Column, Facts, Program, Source, Work};
 use super::super::features::Changes;
-use super::{Checks, DISK_RESERVE, REBUILT_A_SECOND, check};
+use super::{Checks, DISK_RESERVE, REBUILT_A_SECOND, check, loses_compression};
 use crate::datastore::{Datastore, Version};
 use crate::finding::Severity;
 use crate::flavor::Flavor;
@@ -186,6 +186,18 @@ fn compressed_tables_matter_where_the_target_does_not_write_to_them() {
         to.settings.insert("innodb_read_only_compressed".to_owned(), value.to_owned());
         assert_eq!(told(check(&facts, &spec("10.11.19"), &to)), expected);
     }
+}
+
+#[test]
+fn compressed_pages_matter_where_the_target_cannot_read_them() {
+    let tables = [("shop.squeezed", "lz4"), ("shop.old", "")].map(|(t, by)| (t.to_owned(), by.to_owned()));
+    assert_eq!(
+        found(|f| f.page_compressed = tables.into()),
+        ["E mariadb.compressed table shop.squeezed", "W mariadb.compressed table shop.old"]
+    );
+    let loses = |from: &str, to: &str| loses_compression(&spec(from), &spec(to));
+    assert!(loses("10.5.23", "10.11.19") && loses("10.6.1", "10.7.1"));
+    assert!(!loses("10.5.23", "10.6.1") && !loses("10.11.19", "11.8.9"));
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub struct Facts {
     pub versioned: BTreeMap<String, u64>,
     /// Tables whose rows are compressed, where the target was told not to write to those.
     pub compressed: Vec<String>,
+    /// Tables whose pages are compressed by something else than zlib, and by what; nothing where their files do not tell. Where the
+    /// target has it no longer built in.
+    pub page_compressed: Vec<(String, String)>,
     pub columns: Vec<Column>,
     /// Tables and routines of whose names the target makes something else: what they are (`table shop.x`) and the bare name.
     pub names: Vec<(String, String)>,
