@@ -189,6 +189,23 @@ fn where_the_older_engine_reads_the_data_nothing_is_lost() {
 }
 
 #[test]
+fn a_valkey_that_was_a_redis_is_one_again() {
+    let Some(world) = World::start() else { return };
+    if !world.has_image("valkey/8.1.1") {
+        return;
+    }
+    let instance = world.create("r", "7.0.15", &[]);
+    contents::fill(&mut world.redis(&instance), "before");
+    let before = read(&instance);
+    upgrade(&world, "r", "valkey/8.1.1");
+    contents::fill(&mut world.redis(&instance), "since");
+    assert_eq!(world.show(&instance.id)["rollback"]["version"], "redis 7.0.15");
+    roll_back(&world, "r");
+    check_version(&world, &instance, "redis 7.0.15");
+    before.assert_same(&read(&instance), "back");
+}
+
+#[test]
 fn an_older_engine_that_cannot_have_its_data_again_leaves_the_newer_one_with_all_that_it_held() {
     const OLD: &str = "7.0.18";
     let Some(mut world) = World::prepare(&faulty::entry(OLD), "") else { return };
