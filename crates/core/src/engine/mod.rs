@@ -111,6 +111,10 @@ pub fn shares_data(a: (Datastore, Number), b: (Datastore, Number)) -> bool {
         Datastore::Mysql | Datastore::Mariadb => {
             let format = sql::path::data_format(a.0, a.1);
             a.0 == b.0 && format.is_some() && format == sql::path::data_format(b.0, b.1)
+        }
+    }
+}
+
 /// What the reader of any upgrade's plan may look for in vain.
 pub fn upgrade_note(datastore: Datastore) -> Option<&'static str> {
     match datastore {
