@@ -14,9 +14,9 @@ const FROM: &str = "10.5.23";
 const TO: &str = "10.11.19";
 /// When writes wait, and nobody has told the engine to end yet.
 const STOP: Moment = Moment::Forward(2);
-/// An upgrade in the stop of which something happens to the connection over which the engine is told to end; the agent then says
-/// one of these.
-fn check(said: &[&str], blow: impl FnOnce(&World, &Instance)) {
+/// An upgrade in the stop of which something happens to the connection over which the engine is told to end; the agent says
+/// this then, where it has to say something.
+fn check(said: Option<&str>, blow: impl FnOnce(&World, &Instance)) {
     let Some(mut world) = world("", &[FROM, TO]) else { return };
     let instance = world.create("m", &format!("mariadb/{FROM}"), &[]);
     fill(&mut connect(&instance));
@@ -28,9 +28,11 @@ fn check(said: &[&str], blow: impl FnOnce(&World, &Instance)) {
     let newest = world.wait_until_over(&instance.id);
     assert_eq!(newest["phase"], "done", "{newest:#}");
     println!("gap {} ms; {:#}", newest["gap_ms"], newest["steps"]);
-    let log = fs_err::read_to_string(world.volume(&instance.id).join("agent/agent.log")).unwrap();
-    let all = format!("{log}{}", newest["steps"]);
-    assert!(said.iter().any(|words| all.contains(words)), "{all}");
+    if let Some(words) = said {
+        let log = fs_err::read_to_string(world.volume(&instance.id).join("agent/agent.log")).unwrap();
+        let all = format!("{log}{}", newest["steps"]);
+        assert!(all.contains(words), "{all}");
+    }
     writers.wait_for_more();
     writers.stop(&instance, "the order was lost");
     connect(&instance).run("DROP TABLE shop.log");
@@ -41,7 +43,7 @@ fn check(said: &[&str], blow: impl FnOnce(&World, &Instance)) {
 
 #[test]
 fn an_engine_that_never_heard_that_it_is_to_end_is_told_again() {
-    check(&["it may not have heard that it is to end"], |world, instance| {
+    check(Some("it may not have heard that it is to end"), |world, instance| {
         let mut sql = agent(world, instance);
         let others = "SELECT id FROM information_schema.processlist WHERE user = 'coffer' AND id <> CONNECTION_ID()";
         let lost = sql.ask(others).unwrap();
@@ -55,8 +57,8 @@ fn an_engine_that_never_heard_that_it_is_to_end_is_told_again() {
 
 #[test]
 fn an_engine_that_hangs_up_because_it_ends_already_is_waited_for() {
-    // It hangs up on the agent whoever told it to end, or says why it listens no more.
-    check(&["it may not have heard that it is to end", "it was ending already"], |world, instance| {
+    // How far it has come with that when the agent looks, and so what the agent says, is not the test's: it may have ended.
+    check(None, |world, instance| {
         let _ = agent(world, instance).ask("SHUTDOWN");
     });
 }
