@@ -26,6 +26,7 @@ const WAY: Way<'_> = Way {
     },
     read,
     to: TO,
+    one_in: 2,
 };
 
 fn struck(blow: Blow) {

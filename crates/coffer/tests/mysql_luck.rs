@@ -14,7 +14,7 @@ use support::struck::{AGENT, ALL, Blow, ENGINE, SERVER, Way, a_long_transaction,
 const DISK_MIB: u32 = 2000;
 
 fn way(to: &str) -> Way<'_> {
-    Way { create: |world, name| create(world, name, OLD), read, to }
+    Way { create: |world, name| create(world, name, OLD), read, to, one_in: 4 }
 }
 
 fn struck(blow: Blow) {

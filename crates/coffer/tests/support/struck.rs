@@ -18,7 +18,13 @@ pub(crate) struct Way<'a> {
     pub read: fn(&Instance) -> Contents,
     /// The number of the newer one.
     pub to: &'a str,
+    /// Each victim is struck at one of so many moments, and each at others, since all of them take half an hour. With
+    /// `COFFER_EVERY_STEP` in the environment each is struck at all of them.
+    pub one_in: usize,
 }
+
+/// In the order in which moments are shared out among them.
+const VICTIMS: [&str; 4] = [ENGINE.0, AGENT.0, SERVER.0, ALL.0];
 
 /// Who is killed: a name for people, and how.
 pub(crate) type Blow = (&'static str, fn(&mut World, &Instance));
@@ -56,10 +62,15 @@ impl Way<'_> {
         assert_eq!(world.engines_on(&instance.id).len(), 1, "{told}");
     }
 
-    /// An upgrade for each of its steps, struck when that begins, while clients write; and one when the new engine starts.
+    /// An upgrade for each of its steps, or of its share of them, struck when that begins, while clients write; and one when the new engine starts.
     pub(crate) fn struck(&self, world: &mut World, (victim, blow): Blow) {
         let begins = STEPS.iter().enumerate().map(|(at, step)| (*step, Moment::Forward(at)));
-        for (step, moment) in begins.chain([("start of the engine", Moment::Starting)]) {
+        let all = begins.chain([("start of the engine", Moment::Starting)]);
+        let (first, one_in) = match std::env::var_os("COFFER_EVERY_STEP") {
+            Some(_) => (0, 1),
+            None => (VICTIMS.iter().position(|v| *v == victim).expect("a victim") % self.one_in, self.one_in),
+        };
+        for (step, moment) in all.skip(first).step_by(one_in) {
             let name = format!("m-{}", step.replace(' ', "-"));
             let instance = (self.create)(world, &name);
             let before = (self.read)(&instance);
