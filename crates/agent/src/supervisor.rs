@@ -287,7 +287,8 @@ impl Supervisor {
         // Of servers that do not agree, one is late: it knows of an earlier generation.
         let Some(desired) = wanted.iter().max_by_key(|desired| desired.generation) else { return Ok(()) };
         self.keep_preimages = Duration::from_secs(desired.keep_preimage_seconds);
-        self.held_preimage = desired.held_preimage;
+        // Whichever of them knows of it.
+        self.held_preimage = wanted.iter().find_map(|desired| desired.held_preimage);
         if desired.generation > self.state.generation
             && self.state.engine.is_none()
             && let Some(engine) = desired.engine.clone()
