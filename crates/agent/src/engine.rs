@@ -153,7 +153,7 @@ impl EngineHost {
             launch.log = self.paths.agent.join(ENGINE_LOG);
             launch.lock = self.paths.agent.join(ENGINE_LOCK);
             launch.gated = level != Level::Own;
-            launch.cgroup = Some(self.limits(spec));
+            launch.cgroup = Some(self.limits_of_start(spec));
             self.log_from = fs_err::metadata(&launch.log).map_or(0, |log| log.len());
             let started = match sandbox::start(&launch) {
                 Ok(started) => started,
@@ -198,14 +198,19 @@ impl EngineHost {
         sandbox::CgroupLimits {
             name: self.cgroup.clone(),
             memory_bytes: spec.memory_bytes,
-            cpu_millis: spec.cpu_millis,
+            cpu_millis: Some(spec.cpu_millis),
         }
+    }
+
+    /// Until clients are let in an engine may have all the processors: nobody is served meanwhile, and somebody may wait.
+    fn limits_of_start(&self, spec: &EngineSpec) -> sandbox::CgroupLimits {
+        sandbox::CgroupLimits { cpu_millis: None, ..self.limits(spec) }
     }
 
     /// The engine's own step after a change of its version, while nobody else can see it. Gives what it said at its end.
     pub(crate) async fn own_step(&self, spec: &EngineSpec, client: &Client) -> Result<String, Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        client.own_step(self.site(&root), Some(self.limits(spec))).await.map_err(cause)
+        client.own_step(self.site(&root), Some(self.limits_of_start(spec))).await.map_err(cause)
     }
 
     /// Asks the engine's program whether it would start with this, beside the engine that runs.
@@ -293,6 +298,7 @@ impl EngineHost {
 
     /// Lets clients in, as far as that can be done while the engine runs.
     pub(crate) async fn open(&mut self, spec: &EngineSpec, client: &Client) -> Result<(), Cause> {
+        sandbox::cgroup::ensure(&self.limits(spec));
         let gate = self.gate(spec)?;
         let level = gate.level();
         gate.open().map_err(|e| gate_cause(&e))?;

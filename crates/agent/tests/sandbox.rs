@@ -409,7 +409,7 @@ fn exits_are_told(world: &World) {
 fn limits_hold_or_are_reported(world: &World) {
     let name = format!("test-{}", std::process::id());
     let mut launch = world.launch(&["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"]);
-    launch.cgroup = Some(CgroupLimits { name, memory_bytes: 64 << 20, cpu_millis: 500 });
+    launch.cgroup = Some(CgroupLimits { name, memory_bytes: 64 << 20, cpu_millis: Some(500) });
     let engine = start(&launch);
     let report = engine.0.limits.clone().unwrap();
     println!("memory {}, cpu {}", report.memory, report.cpu);

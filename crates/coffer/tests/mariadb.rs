@@ -83,8 +83,12 @@ fn an_instance_of_the_newest_series_is_made() {
     let Some(world) = world("", &["11.8"]) else { return };
     let instance = world.create("m", "mariadb/11.8", &[]);
     fill(&mut connect(&instance));
+    let certificate = world.volume(&instance.id).join("conf/tls.pem");
+    let before = fs_err::read_to_string(&certificate).unwrap();
     world.coffer(["instance", "restart", "m", "--wait"]).ok();
     assert!(connect(&instance).ask("SELECT VERSION()").unwrap()[0].starts_with("11.8"));
+    assert_eq!(connect(&instance).ask("SELECT @@have_ssl, @@ssl_cert").unwrap(), ["YES|/conf/tls.pem"]);
+    assert_eq!(fs_err::read_to_string(&certificate).unwrap(), before, "none is made while nobody is served");
 }
 
 #[test]

@@ -24,8 +24,8 @@ pub struct CgroupLimits {
     pub name: String,
     /// Memory, in bytes. An engine that needs more is killed.
     pub memory_bytes: u64,
-    /// CPU time, in thousandths of a processor. An engine that needs more waits.
-    pub cpu_millis: u32,
+    /// CPU time, in thousandths of a processor. An engine that needs more waits. `None`: as much as there is.
+    pub cpu_millis: Option<u32>,
 }
 
 /// What came of the limits.
@@ -207,13 +207,16 @@ fn limit_memory(version: Version, group: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
-fn limit_cpu(version: Version, group: &Path, millis: u32) -> io::Result<()> {
-    let quota_us = u64::from(millis) * CPU_PERIOD_US / 1000;
+fn limit_cpu(version: Version, group: &Path, millis: Option<u32>) -> io::Result<()> {
+    let quota_us = millis.map(|millis| (u64::from(millis) * CPU_PERIOD_US / 1000).to_string());
     match version {
-        Version::Two => fs_err::write(group.join("cpu.max"), format!("{quota_us} {CPU_PERIOD_US}")),
+        Version::Two => {
+            let quota_us = quota_us.as_deref().unwrap_or("max");
+            fs_err::write(group.join("cpu.max"), format!("{quota_us} {CPU_PERIOD_US}"))
+        }
         Version::One => {
             fs_err::write(group.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
-            fs_err::write(group.join("cpu.cfs_quota_us"), quota_us.to_string())
+            fs_err::write(group.join("cpu.cfs_quota_us"), quota_us.as_deref().unwrap_or("-1"))
         }
     }
 }
@@ -231,7 +234,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn limits() -> CgroupLimits {
-        CgroupLimits { name: "one".to_owned(), memory_bytes: GIB, cpu_millis: 1500 }
+        CgroupLimits { name: "one".to_owned(), memory_bytes: GIB, cpu_millis: Some(1500) }
     }
 
     /// Lets an ordinary directory stand for a hierarchy: a limit is a file in it.
@@ -257,6 +260,8 @@ mod tests {
         assert_eq!(read(&top, "coffer/one/memory.max"), GIB.to_string());
         assert_eq!(read(&top, "coffer/one/cpu.max"), "150000 100000");
         assert_eq!(read(&top, "coffer/cgroup.subtree_control"), "+cpu");
+        host.ensure(&CgroupLimits { cpu_millis: None, ..limits() });
+        assert_eq!(read(&top, "coffer/one/cpu.max"), "max 100000");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What the drivers of all engines work with: where an engine is at home, the files there, what it said, its pre-image, what
 //! its clients see, and what can go wrong.
 
+mod copy;
+mod differences;
 mod error;
 mod files;
 mod log;

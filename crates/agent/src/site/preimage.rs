@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | snapshot, base of an append-only file | another name for it (hard link) | engines only replace them |
 //! | rest of an append-only file | copied ahead, by the file system where it can (reflink), then its tail | it only grows |
-//! | anything else | copied ahead, and again after the stop where it changed since | inode, size and times say so |
+//! | anything else | copied ahead, and what changed since is written into the copy after the stop | inode, size and times tell which files; those are compared |
 //!
 //! The last act is a list of the files with their sizes; without it there is no pre-image.
 //!
@@ -14,23 +14,27 @@
 //! while the other one serves. Only what was made of data that clients have not been let in to is given away itself.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use coffer_core::id::OperationId;
-use rustix::fs::{AtFlags, CWD, Gid, OFlags, RenameFlags, StatxFlags, Uid, renameat_with};
+use rustix::fs::{CWD, Gid, RenameFlags, Uid, renameat_with};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list, open};
+use super::copy::{Copy, Pace, note};
+use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list};
 
 /// What a plain copy does a second, for estimates: what a slow disk does.
 const BYTES_A_SECOND: u64 = 200_000_000;
 /// For so long the disk is waited for after each copy, which leaves alone what others have to write. Whoever has thousands of
 /// tables would wait thousands of times: from then on it is waited for once, at the end.
 const ONE_BY_ONE: Duration = Duration::from_millis(200);
+/// How many times what is large is copied ahead at the most. When a time was short there is no need for another.
+const PASSES: u32 = 3;
+const SHORT_PASS: Duration = Duration::from_secs(1);
 const LIST: &str = "preimage.json";
 /// What is known of its contents.
 const HELD: &str = "held.json";
@@ -38,8 +42,6 @@ const HELD: &str = "held.json";
 const READY: &str = "ready";
 /// What was written in so many seconds is thought to be written again before the engine has stopped.
 const BUSY_SECONDS: i64 = 60;
-/// How old a change must be for the next one to have another time.
-const SETTLED_SECONDS: i64 = 2;
 
 /// What taking a pre-image would mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,10 +143,22 @@ impl PreImage {
         if self.is_complete() {
             return Ok(());
         }
+        // Each time there is less that was written meanwhile.
+        for _ in 0..PASSES {
+            let began = Instant::now();
+            self.copy_once()?;
+            if began.elapsed() < SHORT_PASS {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_once(&self) -> Result<(), Error> {
         self.ensure_dirs()?;
         let mut seen = Vec::new();
         for file in &list(&self.paths.data, self.kinds)? {
-            match self.keep(&self.paths.data, "data", file, Flush::Later) {
+            match self.keep(&self.paths.data, "data", file, Pace::Ahead) {
                 // The engine has replaced it; the one that took its place is kept later.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 other => seen.extend(other?),
@@ -178,8 +192,8 @@ impl PreImage {
                 }
             }
             for file in &files {
-                let flush = if is_long() { Flush::Later } else { Flush::Each };
-                seen.extend(self.keep(dir, part, file, flush)?);
+                let pace = if is_long() { Pace::Together } else { Pace::Each };
+                seen.extend(self.keep(dir, part, file, pace)?);
                 kept.files.push(Kept { path: Path::new(part).join(&file.path), size: file.size });
             }
         }
@@ -216,7 +230,7 @@ impl PreImage {
         for (part, _) in self.parts() {
             let dir = other.dir.join(part);
             for file in &list(&dir, self.kinds)? {
-                self.keep(&dir, part, file, Flush::Later)?;
+                self.keep(&dir, part, file, Pace::Ahead)?;
             }
         }
         rustix::fs::syncfs(fs_err::File::open(&self.dir)?).map_err(io::Error::from)?;
@@ -333,15 +347,15 @@ impl PreImage {
     }
 
     /// Gives a copy that can be trusted once it is on the disk, and how its file looked.
-    fn keep(&self, dir: &Path, part: &str, file: &File, flush: Flush) -> io::Result<Option<(Copy, String)>> {
+    fn keep(&self, dir: &Path, part: &str, file: &File, pace: Pace) -> io::Result<Option<(Copy, String)>> {
         let copy = self.copy_of(dir, part, file);
         if let (Some(below), Some(like)) = (copy.to.parent(), copy.from.parent()) {
             ensure_like(below, like)?;
         }
         let seen = match file.kind {
-            Kind::Replaced => copy.ensure_link(file.inode, flush).map(|()| None),
-            Kind::Appended => copy.ensure_grown(flush).map(|()| None),
-            Kind::Other => copy.ensure_fresh(flush),
+            Kind::Replaced => copy.ensure_link(file.inode, pace).map(|()| None),
+            Kind::Appended => copy.ensure_grown(pace).map(|()| None),
+            Kind::Other => copy.ensure_fresh(pace),
         };
         Ok(seen?.map(|is| (copy, is)))
     }
@@ -378,113 +392,6 @@ fn ensure_like(dir: &Path, like: &Path) -> io::Result<()> {
         rustix::fs::chown(dir, Some(Uid::from_raw(like.uid())), Some(Gid::from_raw(like.gid())))?;
     }
     Ok(())
-}
-
-/// When a copy goes to the disk.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flush {
-    /// When it is made.
-    Each,
-    /// With all others: thousands of small files are waited for once.
-    Later,
-}
-
-/// A file, its copy, and what is known of that: which file it is one `of`, by inode; and how that one was `seen` before the copy
-/// began, where that can be trusted.
-struct Copy {
-    from: PathBuf,
-    to: PathBuf,
-    of: PathBuf,
-    seen: PathBuf,
-}
-
-impl Copy {
-    /// Another name for the file; a copy where the file system gives none.
-    fn ensure_link(&self, inode: u64, flush: Flush) -> io::Result<()> {
-        if fs_err::symlink_metadata(&self.to).is_ok_and(|m| m.ino() == inode) {
-            return Ok(());
-        }
-        ensure_absent(&self.to)?;
-        match fs_err::hard_link(&self.from, &self.to) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => self.ensure_grown(flush),
-            other => other,
-        }
-    }
-
-    /// How the file looks, and whether the next change will be seen by that.
-    fn look(&self) -> io::Result<(String, bool)> {
-        let now = rustix::fs::statx(CWD, &self.from, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-        let (changed, seen) = (now.stx_mtime, rustix::time::clock_gettime(rustix::time::ClockId::Realtime));
-        let is = format!("{} {} {}.{:09}", now.stx_ino, now.stx_size, changed.tv_sec, changed.tv_nsec);
-        // A file that was just written may be written again without another time: such a copy is not trusted later.
-        Ok((is, seen.tv_sec - changed.tv_sec > SETTLED_SECONDS))
-    }
-
-    /// Whether the file is what it was before its copy began.
-    fn is_fresh(&self) -> io::Result<bool> {
-        let (is, _) = self.look()?;
-        Ok(fs_err::read_to_string(&self.seen).is_ok_and(|was| was == is) && self.to.exists())
-    }
-
-    /// A copy of a file that may change anywhere: it is made anew unless it is fresh. Gives how the file looked, if the copy can
-    /// be trusted by that.
-    fn ensure_fresh(&self, flush: Flush) -> io::Result<Option<String>> {
-        let (is, settled) = self.look()?;
-        if self.is_fresh()? {
-            return Ok(None);
-        }
-        for old in [&self.seen, &self.to] {
-            ensure_absent(old)?;
-        }
-        self.copy_rest(&open(&self.from, OFlags::RDONLY)?, flush)?;
-        Ok(settled.then_some(is))
-    }
-
-    /// A copy of a file that only grows: what lacks of it is added. Where the file was replaced since, it is begun anew.
-    fn ensure_grown(&self, flush: Flush) -> io::Result<()> {
-        let source = open(&self.from, OFlags::RDONLY)?;
-        let inode = source.metadata()?.ino().to_string();
-        if fs_err::read_to_string(&self.of).is_ok_and(|of| of == inode) {
-            return self.copy_rest(&source, flush);
-        }
-        ensure_absent(&self.to)?;
-        note(&self.of, &inode)?;
-        self.copy_rest(&source, flush)
-    }
-
-    /// Adds what the copy lacks at its end.
-    fn copy_rest(&self, mut source: &std::fs::File, flush: Flush) -> io::Result<()> {
-        let of = source.metadata()?;
-        let mut copy = open(&self.to, OFlags::RDWR | OFlags::CREATE)?;
-        let mut at = copy.metadata()?.len();
-        if at > of.len() {
-            copy.set_len(0)?;
-            at = 0;
-        }
-        // The whole at once where the file system can share it; the rest of the way it is bytes.
-        if at == 0 && of.len() > 0 && rustix::fs::ioctl_ficlone(&copy, source).is_ok() {
-            at = copy.metadata()?.len();
-        }
-        source.seek(SeekFrom::Start(at))?;
-        copy.seek(SeekFrom::Start(at))?;
-        io::copy(&mut source.take(of.len().saturating_sub(at)), &mut copy)?;
-        rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode(of.mode() & 0o777))?;
-        if copy.metadata()?.uid() != of.uid() {
-            rustix::fs::fchown(&copy, Some(Uid::from_raw(of.uid())), Some(Gid::from_raw(of.gid())))?;
-        }
-        match flush {
-            Flush::Each => copy.sync_data(),
-            Flush::Later => Ok(()),
-        }
-    }
-}
-
-/// Writes down what is known of a copy. Never among the copies: engines may call their files anything.
-fn note(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs_err::create_dir_all(dir)?;
-    }
-    fs_err::write(path, text)
 }
 
 #[cfg(test)]

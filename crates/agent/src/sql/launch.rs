@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use coffer_core::engine::sql::config::{self, AGENT, CONFIG_FILE, PASSWD_FILE, SOCKET};
+use coffer_core::engine::sql::config::{self, AGENT, CERTIFICATE_FILE, CONFIG_FILE, PASSWD_FILE, SOCKET};
 use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::spec::EngineSpec;
 
@@ -37,7 +37,24 @@ pub(crate) fn write_config(spec: &EngineSpec, site: Site<'_>) -> Result<(), Erro
         User::Own => agent,
     };
     // In a user namespace the agent has the engine's id. The engine's own step has it in any case.
-    replace(&inside(&paths.conf, PASSWD_FILE), config::passwd(&[agent, engine]).as_bytes(), user)
+    replace(&inside(&paths.conf, PASSWD_FILE), config::passwd(&[agent, engine]).as_bytes(), user)?;
+    let certificate = inside(&paths.conf, CERTIFICATE_FILE);
+    if config::lacks_certificate(spec) && !certificate.exists() {
+        replace(&certificate, self_signed()?.as_bytes(), user)?;
+    }
+    Ok(())
+}
+
+/// A certificate as the engine would make one, with its key. Clients know it by the password that both have, so nobody else has to
+/// have signed it.
+fn self_signed() -> Result<String, Error> {
+    let made = || {
+        let key = rcgen::KeyPair::generate()?;
+        let mut certificate = rcgen::CertificateParams::default();
+        certificate.distinguished_name.push(rcgen::DnType::CommonName, "MariaDB Server");
+        Ok(certificate.self_signed(&key)?.pem() + &key.serialize_pem())
+    };
+    made().map_err(|error: rcgen::Error| Error::Io(std::io::Error::other(error)))
 }
 
 /// What starts this engine. Needs the files of [`write_config`] and a data directory. Control group and gate are left to

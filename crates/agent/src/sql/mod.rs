@@ -60,6 +60,9 @@ pub struct Measures {
     /// `innodb_max_dirty_pages_pct` and the same with `_lwm`.
     pub dirty_pages_pct: String,
     pub dirty_pages_pct_lwm: String,
+    /// `innodb_io_capacity`; empty in what agents before this one wrote down, and left alone then.
+    #[serde(default)]
+    pub io_capacity: String,
     pub read_only: String,
     /// `event_scheduler`; empty in what agents before this one wrote down, and left alone then.
     #[serde(default)]

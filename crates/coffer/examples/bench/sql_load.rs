@@ -66,8 +66,12 @@ pub(crate) fn load(address: SocketAddr, user: &str, password: &str) -> Result<()
 
 /// Has the engine write what it has in memory only, as somebody who cares does before he stops it.
 pub(crate) fn drain(sql: &mut Sql) -> Result<()> {
-    for variable in ["innodb_max_dirty_pages_pct_lwm", "innodb_max_dirty_pages_pct"] {
-        sql.ask(&format!("SET GLOBAL {variable} = 0"))?;
+    for (variable, value) in [
+        ("innodb_max_dirty_pages_pct_lwm", "0"),
+        ("innodb_max_dirty_pages_pct", "0"),
+        ("innodb_io_capacity", "@@GLOBAL.innodb_io_capacity_max"),
+    ] {
+        sql.ask(&format!("SET GLOBAL {variable} = {value}"))?;
     }
     let deadline = Instant::now() + PATIENCE;
     loop {

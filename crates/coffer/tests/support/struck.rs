@@ -157,8 +157,12 @@ pub(crate) fn a_long_transaction(world: &World, instance: &Instance, name: &str)
     let age = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_started < NOW() - INTERVAL 6 SECOND";
     wait_for("the transaction to be old", || connect(instance).ask(age).unwrap() == ["1"]);
     let engine = world.engine_pid(&instance.id);
+    let measured = "SELECT @@innodb_io_capacity, @@innodb_max_dirty_pages_pct, @@innodb_max_dirty_pages_pct_lwm, \
+                    @@read_only, @@event_scheduler";
+    let before = connect(instance).ask(measured).unwrap();
     let failed = world.coffer(["instance", "restart", name, "--wait"]);
     assert_eq!(failed.code, 6, "{failed:?}");
+    wait_for("the measures to be over", || connect(instance).ask(measured).unwrap() == before);
     let cause = world.operations(&instance.id).remove(0)["cause"].to_string();
     assert!(cause.contains(&format!("connection {id} of user 'admin' has a transaction open for")), "{cause}");
     assert_eq!(world.engine_pid(&instance.id), engine, "the engine was not stopped");

@@ -82,9 +82,23 @@ impl Known {
         }
         let agent = below(world, id, "agent");
         assert!(!agent.iter().any(|name| name == "trial"), "something is left of a trial: {agent:?}");
+        check_cpu(id, &shown);
         let engines = world.engines_on(id);
         assert_eq!(engines.len(), 1, "engines that have the volume: {engines:?}");
     }
+}
+
+/// The engine has the processors of its flavor, and not those that it may have while it starts. Where nobody limits it, it has all.
+#[track_caller]
+pub(crate) fn check_cpu(id: &str, shown: &Value) {
+    let files = ["coffer/{}/cpu.max", "cpu/coffer/{}/cpu.cfs_quota_us"];
+    let quota = files.iter().find_map(|file| {
+        let text = fs_err::read_to_string(format!("/sys/fs/cgroup/{}", file.replace("{}", id))).ok()?;
+        text.split_whitespace().next().map(str::to_owned)
+    });
+    let enforced = shown["isolation"].to_string().contains("cpu limit: enforced");
+    assert_eq!(quota.is_some(), enforced, "{}", shown["isolation"]);
+    assert!(quota.is_none_or(|quota| quota.parse::<u64>().is_ok()), "there is no limit");
 }
 
 /// Asserts that the newest operation failed and was undone, and that everybody who asks is told why: all of `words` are in

@@ -14,6 +14,8 @@ pub const DATA: &str = "/data";
 pub const CONFIG_FILE: &str = "/conf/my.cnf";
 /// The names that the engine finds for user ids. By them it knows the agent at its socket.
 pub const PASSWD_FILE: &str = "/conf/passwd";
+/// The engine's certificate and its key, in one file.
+pub const CERTIFICATE_FILE: &str = "/conf/tls.pem";
 pub const SOCKET: &str = "/run/mysql.sock";
 /// Where temporary tables go: on the volume, since the sandbox's own `/tmp` is small.
 pub const TMP: &str = "/run/tmp";
@@ -105,6 +107,12 @@ pub fn runs_events(spec: &EngineSpec) -> bool {
     }
 }
 
+/// Whether an engine makes a certificate for itself at each start unless it is given one. The key takes it up to two seconds, in which
+/// nobody is served. MySQL makes one with its data, and keeps it.
+pub fn lacks_certificate(spec: &EngineSpec) -> bool {
+    Dialect::of(spec) == Dialect::MariaDb && spec.number.at_least(11, 4)
+}
+
 /// Whether a value of a switch turns it on.
 pub fn is_on(value: &str) -> bool {
     ["on", "1", "true"].contains(&value.to_ascii_lowercase().as_str())
@@ -155,6 +163,10 @@ pub fn settings(spec: &EngineSpec) -> Vec<(String, String)> {
     }
     for (name, value) in Dialect::of(spec).owned_settings() {
         with(name, value);
+    }
+    if lacks_certificate(spec) {
+        with("ssl_cert", CERTIFICATE_FILE);
+        with("ssl_key", CERTIFICATE_FILE);
     }
     all
 }

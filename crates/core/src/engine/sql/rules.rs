@@ -76,6 +76,8 @@ pub(super) const OWNED: &[&str] = &[
     "slave_load_tmpdir",
     "slow_query_log_file",
     "socket",
+    "ssl_cert",
+    "ssl_key",
     "symbolic_links",
     "tmpdir",
     // How the agent is let in.
@@ -226,7 +228,7 @@ pub(super) const REASONS: &[(&str, &str)] = &[
         "innodb_snapshot_isolation",
         "a transaction that changes a row changed meanwhile by another fails with error 1020",
     ),
-    ("innodb_undo_tablespaces", "it counts for new data directories; the one that is there stays as it is"),
+    ("innodb_undo_tablespaces", "undo logs are in files of their own, which are given back when they have grown"),
     ("ssl", "TLS is offered to clients that ask for it"),
     ("old_mode", "it says what was so before there was the mode: utf8 means utf8mb3"),
 ];
