@@ -11,12 +11,13 @@ use coffer_core::engine::redis::config::Persistence;
 use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::proof::Holdings;
 use coffer_core::finding::Finding;
+use coffer_core::gap::Circumstances;
 use coffer_core::spec::EngineSpec;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 
 use crate::sandbox::{CgroupLimits, Launch, Process};
-use crate::site::{Error, Exposure, Kind, Kinds, Paths, Port, Probe, Secrets, Site};
+use crate::site::{self, Error, Exposure, Kind, Kinds, Paths, Port, Probe, Secrets, Site};
 use crate::{redis, sql};
 
 /// A connection to the engine, as the agent's own user.
@@ -182,12 +183,26 @@ pub(crate) fn works_in_place(spec: &EngineSpec) -> bool {
     is_sql(spec)
 }
 
-/// Begins to look as a client does.
+/// Begins to look as clients do that come anew each time and write.
 pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
     if is_sql(spec) {
         Probe::start(spec, sql::Visitor { password: secrets.agent.clone() })
     } else {
         redis::probe(spec, secrets)
+    }
+}
+
+/// What a gap depends on, as it is now.
+pub(crate) async fn circumstances(client: &Client, paths: &Paths) -> Result<Circumstances, Error> {
+    Ok(Circumstances { host: site::host(), data_bytes: client.data_bytes(paths).await?, read_gap_us: None })
+}
+
+/// Begins to look as a client does that stays and reads.
+pub(crate) fn reader(spec: &EngineSpec, secrets: &Secrets) -> Probe {
+    if is_sql(spec) {
+        Probe::start(spec, sql::Reader::new(secrets.agent.clone()))
+    } else {
+        redis::reader(spec, secrets)
     }
 }
 
@@ -274,6 +289,14 @@ impl Client {
                 data_bytes: 0,
                 while_serving: "dirty pages are written, so that the stop is short".to_owned(),
             }),
+        }
+    }
+
+    /// How much data there is, as far as a gap depends on it: in memory where it has to be loaded, else in files. In bytes.
+    pub(crate) async fn data_bytes(&self, paths: &Paths) -> Result<u64, Error> {
+        match self {
+            Self::Redis(client) => client.data_bytes().await,
+            Self::Sql(_) => Ok(site::list(&paths.data, |_| Some(Kind::Other))?.iter().map(|file| file.size).sum()),
         }
     }
 

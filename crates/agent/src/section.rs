@@ -51,6 +51,7 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
         stuck: None,
         gap_us: None,
         clients: None,
+        circumstances: None,
         own_writes: None,
     });
 }
@@ -59,6 +60,8 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
 #[derive(Default)]
 struct Live {
     probe: Option<Probe>,
+    /// Who stays connected meanwhile, and reads.
+    reader: Option<Probe>,
     /// Whether the probe began before writes were made to wait, and not only after an agent before this one had died.
     probes_whole: bool,
     /// The connection over which writes were made to wait, and when the engine lets them go on by itself. Before 6.2 such
@@ -122,7 +125,7 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
             }
             Next::Nothing => {
                 // On the way back clients were not let in by a step that could have told it.
-                note_clients(sup, probed(&mut live).await, &live);
+                note_clients(sup, probed(live.probe.take()).await, &live);
                 finish(sup)?;
             }
         }
@@ -165,6 +168,7 @@ fn finish(sup: &mut Supervisor) -> Result<(), crate::Error> {
     let mut learned = Learned {
         steps: std::mem::take(&mut journal.steps),
         gap_us: journal.gap_us,
+        circumstances: journal.circumstances.take(),
         clients: journal.clients,
         ..Learned::default()
     };
@@ -244,7 +248,7 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             let before = live.probe.as_ref().map_or(0, Probe::answered);
             open(sup, &section.to).await?;
             let opened = Timestamp::now();
-            let seen = probed(live).await;
+            let (seen, read) = tokio::join!(probed(live.probe.take()), probed(live.reader.take()));
             sup.state.wanted = true;
             sup.state.generation = section.generation;
             sup.state.settle = Settled::configured(&section.to);
@@ -256,6 +260,11 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
                 journal.own_writes = journal.own_writes.map(|own| own + driver::writes_of_probe(&section.to, since));
                 journal.gap_us =
                     seen.map(|seen| seen.gap).max(whole).and_then(|gap| u64::try_from(gap.as_micros()).ok());
+                if let (Some(circumstances), Some(read), true) =
+                    (journal.circumstances.as_mut(), read, live.probes_whole)
+                {
+                    circumstances.read_gap_us = u64::try_from(read.gap.as_micros()).ok();
+                }
             }
             note_clients(sup, seen, live);
             Ok(String::new())
@@ -302,8 +311,8 @@ async fn in_time<T>(
     tokio::time::timeout(left * 9 / 10, work).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn probed(live: &mut Live) -> Option<Seen> {
-    match live.probe.take() {
+async fn probed(probe: Option<Probe>) -> Option<Seen> {
+    match probe {
         Some(probe) => Some(probe.finish().await),
         None => None,
     }
@@ -335,8 +344,10 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
     let known = sup.state.section.as_ref().is_some_and(|j| j.measures.are_planned());
     if !known {
         let measures = client.plan_measures().await.map_err(cause)?;
+        let circumstances = driver::circumstances(&client, &sup.host.paths).await.map_err(cause)?;
         if let Some(journal) = sup.state.section.as_mut() {
             journal.measures = measures;
+            journal.circumstances = Some(circumstances);
         }
         // What was found has to survive before it is changed.
         sup.save(Durability::Flushed).map_err(unsaved)?;
@@ -359,6 +370,7 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     if live.probe.is_none() {
         live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
         live.probe = Some(driver::probe(&section.from, &sup.host.secrets));
+        live.reader = Some(driver::reader(&section.from, &sup.host.secrets));
     }
     // The last moment at which nobody waits: an engine that may not read its files tells less of them, and may not end cleanly.
     sup.host.give_files()?;

@@ -75,6 +75,9 @@ pub struct Journal {
     pub stuck: Option<Cause>,
     pub gap_us: Option<u64>,
     pub clients: Option<ClientView>,
+    /// What the gap is measured of.
+    #[serde(default)]
+    pub circumstances: Option<Circumstances>,
     /// What the new engine counted as writes before clients got in, and those of the probe after that.
     #[serde(default)]
     pub own_writes: Option<u64>,

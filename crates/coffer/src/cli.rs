@@ -70,6 +70,9 @@ pub(crate) enum Command {
     /// Let root log in to an instance of MariaDB or MySQL, or not.
     #[command(subcommand)]
     Root(Root),
+    /// See what was measured.
+    #[command(subcommand)]
+    Report(Report),
     /// Keep settings under a name, and give them to instances.
     #[command(subcommand)]
     Configuration(configuration::Configuration),
@@ -203,6 +206,16 @@ pub(crate) enum DatastoreVersion {
         /// The datastore's name or id.
         datastore: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Report {
+    /// For how long clients could not write or read, at upgrades, rollbacks and restarts.
+    ///
+    /// A line for what is alike: the same way, a host of the same class, about as much data. Each time in the middle with the shortest and
+    /// the longest. Of the project; with an administrator's cloud of all projects. The same figures are in the plans of upgrades.
+    #[command(after_help = "Examples:\n  coffer report gaps\n  coffer report gaps -o json")]
+    Gaps,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,6 +13,7 @@ pub mod datastore;
 pub mod engine;
 pub mod finding;
 pub mod flavor;
+pub mod gap;
 pub mod gate;
 pub mod group;
 pub mod id;

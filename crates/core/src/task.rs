@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::account;
 use crate::datastore::{Datastore, Number};
 use crate::finding::{Cause, Finding};
+use crate::gap::Circumstances;
 use crate::id::{Digest, Generation, OperationId, TaskId};
 use crate::section::Section;
 use crate::spec::{EngineSpec, ImageWanted};
@@ -82,6 +83,9 @@ pub struct Learned {
     /// How long a client could not write, in microseconds, measured at the instance's own address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_us: Option<u64>,
+    /// What it was measured of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circumstances: Option<Circumstances>,
     /// What clients saw meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<ClientView>,
@@ -199,8 +203,11 @@ pub struct Preview {
     pub while_serving: Vec<String>,
     /// What is stopped, in a sentence.
     pub stops: String,
-    /// For how long clients will not be able to write, as far as can be told.
+    /// For how long clients will not be able to write, as far as can be reckoned.
     pub gap_millis: u64,
+    /// What that depends on. Agents from before did not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circumstances: Option<Circumstances>,
 }
 
 /// One step that was taken, or is being taken.

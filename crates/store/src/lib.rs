@@ -11,6 +11,7 @@
 mod agent;
 mod database;
 mod error;
+mod gap;
 mod gathered;
 mod group;
 mod identity;
@@ -118,5 +119,6 @@ fn migrations() -> Migrator {
         simple(3, "ipv6", include_str!("../migrations/0003_ipv6.sql")),
         simple(4, "clients", include_str!("../migrations/0004_clients.sql")),
         simple(5, "groups", include_str!("../migrations/0005_groups.sql")),
+        simple(6, "gaps", include_str!("../migrations/0006_gaps.sql")),
     ])
 }

@@ -5,6 +5,7 @@
 
 use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
+use coffer_core::gap::Gap;
 use coffer_core::group::Configured;
 use coffer_core::id::{Digest, Generation, InstanceId, OperationId, TaskId, VersionId};
 use coffer_core::instance::{Fault, Instance, Operation};
@@ -57,6 +58,8 @@ pub enum Change {
     Desire(Desire),
     /// This image was fetched for the version, and its program says this number.
     Image { version: VersionId, digest: Digest, number: Number },
+    /// Clients could not write for so long.
+    Measured(Gap),
     /// The instance has served.
     Built { generation: Generation },
     /// The instance runs this, and it was proven; and where its settings come from, where that is another way.
@@ -246,6 +249,7 @@ impl Write {
                 .bind(to_json(desire)?)
                 .bind(micros(now)),
             Change::Image { version, digest, number } => return self.record_image(*version, digest, *number).await,
+            Change::Measured(gap) => return self.insert_gap(gap).await,
             Change::Built { generation } => {
                 sqlx::query("UPDATE instances SET built = TRUE, generation = $2, updated_at = $3 WHERE id = $1")
                     .bind(instance.to_string())

@@ -150,6 +150,13 @@ impl Client {
         Ok(parse_info(&text))
     }
 
+    /// How much of its memory is data, in bytes. Before 4.0 it tells only how much memory it has.
+    pub(crate) async fn data_bytes(&self) -> Result<u64, Error> {
+        let memory = self.info("memory").await?;
+        let bytes = ["used_memory_dataset", "used_memory"].iter().find_map(|name| memory.get(*name)?.parse().ok());
+        bytes.ok_or(Error::Misunderstood { command: "INFO memory" })
+    }
+
     /// Settings at run time.
     pub(super) async fn config(&self, pattern: &str) -> Result<BTreeMap<String, String>, Error> {
         self.ask("CONFIG GET", redis::cmd("CONFIG").arg("GET").arg(pattern)).await

@@ -43,7 +43,7 @@ pub use disk::kind;
 pub use launch::{launch, opens_in_place, write_config};
 pub use section::Quiesced;
 pub use trial::try_target;
-pub use visitor::probe;
+pub use visitor::{probe, reader};
 
 /// Measures that are in force only for a while. Written down by the caller before they are taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

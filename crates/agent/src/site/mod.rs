@@ -3,6 +3,7 @@
 
 mod error;
 mod files;
+mod host;
 mod log;
 mod owner;
 mod preimage;
@@ -17,6 +18,7 @@ use secrecy::SecretString;
 pub use error::Error;
 pub use files::{File, Kind, Kinds};
 pub(crate) use files::{ensure_absent, ensure_dir, hex, inside, list, open, replace};
+pub(crate) use host::host;
 pub(crate) use log::last_line;
 pub use log::last_words;
 pub(crate) use owner::{foreign_files, give_back};

@@ -40,7 +40,7 @@ pub(crate) use client::Client;
 pub(crate) use init::ensure_data;
 pub(crate) use launch::{end_upgrade, launch, write_config};
 pub(crate) use trial::try_target;
-pub(crate) use visitor::Visitor;
+pub(crate) use visitor::{Reader, Visitor};
 
 /// Measures that are in force only for a while. Written down by the caller before they are taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

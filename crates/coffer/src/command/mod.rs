@@ -9,6 +9,7 @@ pub(crate) mod engine;
 pub(crate) mod instance;
 pub(crate) mod offer;
 pub(crate) mod plan;
+pub(crate) mod report;
 pub(crate) mod rollback;
 pub(crate) mod serve;
 pub(crate) mod store;

@@ -9,7 +9,7 @@ use coffer_wire::trove::operation::{LossBody, RollbackPlan, RollbackPlanBody};
 use reqwest::Method;
 use serde_json::json;
 
-use super::plan::{bytes, finding, label, millis, path, section};
+use super::plan::{bytes, finding, gap, label, path, section};
 use super::{Session, instance, print};
 use crate::cli::Rollback;
 use crate::failure::{Failure, Kind};
@@ -85,7 +85,7 @@ fn render(instance: &str, plan: &RollbackPlan) -> String {
     row("Lost", &lost(plan));
     if let Some(preview) = &plan.preview {
         row("Stops", &preview.stops);
-        row("Gap", &format!("clients cannot write for about {}", millis(preview.gap_millis)));
+        row("Gap", &gap(preview.gap_millis, plan.gap.as_ref()));
         row("Way back", &format!("the data that there are now are kept: {}", bytes(preview.preimage_bytes)));
     }
     if let Some(group) = &plan.configuration {

@@ -7,6 +7,7 @@ mod accounts;
 mod change;
 mod create;
 mod error;
+mod gaps;
 mod groups;
 mod preview;
 mod rollback;

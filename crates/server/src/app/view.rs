@@ -6,6 +6,7 @@ use coffer_core::account::{NewDatabase, NewUser};
 use coffer_core::datastore::{Datastore, Number, Version};
 use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Finding;
+use coffer_core::gap::Spread;
 use coffer_core::group::Group;
 use coffer_core::id::{FlavorId, ProjectId, VersionId};
 use coffer_core::instance::{Instance, Observed, Status, WayBack};
@@ -141,6 +142,8 @@ pub struct UpgradePreview {
     pub image: Option<ImageFound>,
     /// The agent's figures for this instance; `None` when it is the same version.
     pub preview: Option<Preview>,
+    /// The gap to expect, where enough like it were measured.
+    pub expected: Option<Spread>,
 }
 
 /// What a rollback would do, found out without doing it.
@@ -160,6 +163,8 @@ pub struct RollbackPreview {
     /// What the planner and the agent found; those with severity error would stop it before it touches anything.
     pub findings: Vec<Finding>,
     pub preview: Option<Preview>,
+    /// The gap to expect, where enough like it were measured.
+    pub expected: Option<Spread>,
 }
 
 /// What a project may have, and has. `limit` -1 means any number.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use coffer_core::account::Answer;
 use coffer_core::finding::{Cause, refuses};
+use coffer_core::gap::{Circumstances, Gap, Way};
 use coffer_core::id::VersionId;
 use coffer_core::instance::{Instance, Operation};
 use coffer_core::operation::{self, Illegal, Next, Phase, apply, next};
@@ -183,7 +184,7 @@ impl Runner {
             Outcome::Done(learned) => (Ok(()), *learned),
             Outcome::Failed { cause, learned } => (Err(cause), *learned),
         };
-        let Learned { image, findings, preview: _, steps, gap_us, clients, accounts, loss: _ } = learned;
+        let Learned { image, findings, preview: _, steps, gap_us, circumstances, clients, accounts, loss: _ } = learned;
         let outcome = match outcome {
             // Whatever the agent makes of it: a reason to refuse is one.
             Ok(()) if matches!(task, Task::Check { .. } | Task::CheckBack { .. }) && refuses(&findings) => {
@@ -200,8 +201,11 @@ impl Runner {
         }
         operation.gap_us = gap_us.or(operation.gap_us);
         operation.clients = clients.or(operation.clients);
-        let mut changes = Vec::new();
+        let now = self.app.clock.now();
+        let measured = outcome.as_ref().ok().and_then(|()| measured(operation, task, circumstances?, now));
+        let mut changes: Vec<_> = measured.map(Change::Measured).into_iter().collect();
         let mut detail = String::new();
+        let fetched = image.is_some();
         if let Some(image) = image {
             let version: VersionId = operation.target.unwrap_or(instance.version);
             pin_image(operation, version, &image);
@@ -212,10 +216,10 @@ impl Runner {
             detail.clone_from(&cause.message);
         }
         let end = if outcome.is_ok() { StepEnd::Done } else { StepEnd::Failed };
-        record_end(operation, end, &detail, steps, self.app.clock.now());
+        record_end(operation, end, &detail, steps, now);
         let event = outcome.map_or_else(operation::Event::Failed, |()| operation::Event::Succeeded);
         self.save(operation, event, &changes).await?;
-        if !changes.is_empty() {
+        if fetched {
             self.app.catalogue.reload(&self.app.store).await?;
         }
         Ok(())
@@ -287,6 +291,21 @@ impl Runner {
         }
         Ok(())
     }
+}
+
+/// What the section has told of its gap, for the history.
+fn measured(operation: &Operation, task: &Task, circumstances: Circumstances, at: Timestamp) -> Option<Gap> {
+    let Task::Section(section) = task else { return None };
+    Some(Gap {
+        operation: operation.id,
+        instance: operation.instance,
+        project: operation.project.clone(),
+        kind: operation.kind,
+        way: Way::of(section),
+        circumstances,
+        gap_us: operation.gap_us?,
+        at,
+    })
 }
 
 fn leased(now: Timestamp) -> Timestamp {

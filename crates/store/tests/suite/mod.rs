@@ -104,6 +104,7 @@ macro_rules! each_of_the_suite {
             answers_are_kept_once_and_used_up_by_the_next_save,
             done_clears_the_fault_that_undone_has_set,
             eight_claimants_make_one_claim,
+            gaps_are_kept_once_when_their_instance_is_gone_and_by_project,
             groups_come_in_pages_by_their_ids,
             one_version_is_the_default_and_names_are_unique,
             the_first_image_of_a_version_stays,
