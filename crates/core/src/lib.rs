@@ -9,7 +9,9 @@
 //! datastore).
 
 pub mod account;
+pub mod crash;
 pub mod datastore;
+pub mod drift;
 pub mod engine;
 pub mod finding;
 pub mod flavor;
@@ -21,4 +23,5 @@ pub mod operation;
 pub mod plan;
 pub mod section;
 pub mod spec;
+pub mod stuck;
 pub mod task;

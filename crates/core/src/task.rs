@@ -38,6 +38,35 @@ pub enum Task {
     Finalize { operations: Vec<OperationId> },
 }
 
+impl Task {
+    /// Which generation it makes true, where it is more than a look: such a task is done alone, and not when it is of a past one.
+    pub fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::Section(section) => Some(section.generation),
+            Self::Configure { generation, .. } => Some(*generation),
+            Self::Fetch { .. }
+            | Self::Check { .. }
+            | Self::CheckBack { .. }
+            | Self::Verify { .. }
+            | Self::Accounts { .. }
+            | Self::Finalize { .. } => None,
+        }
+    }
+
+    /// Whether it is given up when its time is over. What touches the engine or what is kept is not: the agent works it off by
+    /// itself, and only it knows how that ends.
+    pub fn is_given_up(&self) -> bool {
+        match self {
+            Self::Section(_) | Self::Configure { .. } | Self::Finalize { .. } => false,
+            Self::Fetch { .. }
+            | Self::Check { .. }
+            | Self::CheckBack { .. }
+            | Self::Verify { .. }
+            | Self::Accounts { .. } => true,
+        }
+    }
+}
+
 /// A task with its id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {

@@ -148,6 +148,7 @@ golden!(phase: Phase {
     Phase::Stuck { undoing: None, .. } => "stuck": Phase::Stuck { at: 7, cause: cause(), undoing: None },
     Phase::Stuck { undoing: Some(_), .. } => "stuck_undoing":
         Phase::Stuck { at: 2, cause: cause(), undoing: Some(Cause::new("the new engine exits at start", "")) },
+    Phase::Abandoned { .. } => "abandoned": Phase::Abandoned { at: 0, cause: cause() },
 });
 
 golden!(outcome: Outcome {
