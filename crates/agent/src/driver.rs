@@ -2,10 +2,11 @@
 //!
 //! [`redis`] speaks with Redis and Valkey, [`sql`] with MariaDB and MySQL. What one of them has no need of does nothing here.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use coffer_core::account;
-use coffer_core::datastore::Datastore;
+use coffer_core::datastore::{Datastore, Number};
 use coffer_core::engine::redis::checks;
 use coffer_core::engine::redis::config::Persistence;
 use coffer_core::engine::sql::dialect::Dialect;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 
 use crate::sandbox::{CgroupLimits, Launch, Process};
-use crate::site::{Error, Exposure, Kind, Kinds, Paths, Port, Probe, Secrets, Site};
+use crate::site::{Error, Exposure, Kind, Kinds, Paths, Port, Probe, Secrets, Site, inside};
 use crate::{redis, sql};
 
 /// A connection to the engine, as the agent's own user.
@@ -152,6 +153,21 @@ pub(crate) async fn prepare_files(spec: &EngineSpec, site: Site<'_>) -> Result<(
 /// What starts this engine on what is on disk.
 pub(crate) fn launch(spec: &EngineSpec, site: Site<'_>, exposure: Exposure, port: Port) -> Result<Launch, Error> {
     if is_sql(spec) { Ok(sql::launch(spec, site, port)) } else { redis::launch(spec, site, exposure, port) }
+}
+
+/// Where the configuration file is that an engine is started with.
+pub(crate) fn config_file(spec: &EngineSpec, paths: &Paths) -> PathBuf {
+    inside(&paths.conf, if is_sql(spec) { sql::CONFIG_FILE } else { redis::CONFIG_FILE })
+}
+
+/// The engine's program, as a path inside its root.
+pub(crate) fn program(spec: &EngineSpec, root: &Path) -> String {
+    if is_sql(spec) { Dialect::of(spec).program().to_owned() } else { redis::program(spec.datastore(), root) }
+}
+
+/// Which engine wrote the data last, as they say themselves; `None` where they say nothing.
+pub(crate) fn written_by(spec: &EngineSpec, paths: &Paths) -> Option<(Datastore, Number)> {
+    if is_sql(spec) { sql::written_by(spec.datastore(), &paths.data) } else { redis::written_by(&paths.data) }
 }
 
 /// How the engine changes its files, and which of them are its data.
@@ -401,6 +417,22 @@ impl Client {
         match self {
             Self::Redis(client) => client.writes().await,
             Self::Sql(client) => client.writes().await,
+        }
+    }
+
+    /// What it says it is.
+    pub(crate) async fn version(&self) -> Result<Number, Error> {
+        match self {
+            Self::Redis(client) => client.version().await,
+            Self::Sql(client) => client.version().await,
+        }
+    }
+
+    /// The settings that it has now, by name.
+    pub(crate) async fn settings(&self, spec: &EngineSpec) -> Result<BTreeMap<String, String>, Error> {
+        match self {
+            Self::Redis(client) => client.settings().await,
+            Self::Sql(client) => client.settings(spec).await,
         }
     }
 

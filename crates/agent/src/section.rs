@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::record::{note_begin, note_end};
+use crate::cause::cause;
 use crate::driver::{self, Client, Settled, Temporary};
-use crate::engine::cause;
 use crate::site::{Error, Exposure, PreImage, Probe, Seen};
 use crate::state::{Durability, Held, Journal};
 use crate::supervisor::Supervisor;
@@ -87,7 +87,7 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
                         tracing::warn!(step = step.name(), %cause, "step failed");
                         note_end(sup, StepEnd::Failed, cause.message.clone());
                         if at >= plan.point_of_no_return {
-                            failures = pause(failures).await;
+                            failures = pause(sup, failures).await;
                         }
                         Event::Failed(cause)
                     }
@@ -106,7 +106,7 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
                     Err(cause) => {
                         tracing::error!(step = step.name(), %cause, "undo failed");
                         note_end(sup, StepEnd::UndoFailed, cause.message.clone());
-                        failures = pause(failures).await;
+                        failures = pause(sup, failures).await;
                         Event::UndoFailed(cause)
                     }
                 };
@@ -131,9 +131,17 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
 }
 
 /// The time that a step which must not fail is given to mend itself. Seen by whoever looks: the step's failure is told first.
-async fn pause(failures: usize) -> usize {
-    tokio::time::sleep(AGAIN[failures.min(AGAIN.len() - 1)]).await;
-    failures + 1
+/// Ends at once when a person asks for that; then it is as if nothing had failed yet.
+async fn pause(sup: &mut Supervisor, failures: usize) -> usize {
+    tokio::select! {
+        () = tokio::time::sleep(AGAIN[failures.min(AGAIN.len() - 1)]) => return failures + 1,
+        () = sup.resumed() => {}
+    }
+    if let Some(journal) = sup.state.section.as_mut() {
+        journal.stuck = None;
+    }
+    sup.publish();
+    0
 }
 
 /// Before the old engine is stopped, before the new one may touch the data, and before clients may write, what was
@@ -169,7 +177,8 @@ fn finish(sup: &mut Supervisor) -> Result<(), crate::Error> {
         ..Learned::default()
     };
     let outcome = match journal.phase {
-        Phase::Undone { mut cause } => {
+        // An agent abandons nothing.
+        Phase::Undone { mut cause } | Phase::Abandoned { mut cause, .. } => {
             learned.findings = std::mem::take(&mut cause.findings);
             Outcome::Failed { cause, learned: Box::new(learned) }
         }

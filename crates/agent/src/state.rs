@@ -10,7 +10,9 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use coffer_core::crash::Crashes;
 use coffer_core::datastore::Number;
+use coffer_core::drift::Drift;
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, OperationId, TaskId, VersionId};
 use coffer_core::operation::Phase;
@@ -21,6 +23,7 @@ use coffer_wire::agent::AgentEvent;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::drift::Origin;
 use crate::driver::{Fingerprint, Settled, Temporary};
 
 /// What survives the agent.
@@ -48,6 +51,15 @@ pub struct State {
     pub events: Vec<AgentEvent>,
     /// Pre-images that stay for a while, the oldest first.
     pub preimages: Vec<KeptPreimage>,
+    /// How often the engine has ended by itself since it last ran steadily.
+    #[serde(default)]
+    pub crashes: Crashes,
+    /// What the engine was started from.
+    #[serde(default)]
+    pub origin: Origin,
+    /// What is otherwise than recorded, as far as it was told.
+    #[serde(default)]
+    pub drift: Vec<Drift>,
 }
 
 /// A section, and how far it is.

@@ -14,8 +14,9 @@ use coffer_core::spec::{EngineSpec, ImageWanted};
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
 use coffer_image::{Image, Release, Store};
 
+use crate::cause::cause;
 use crate::driver::{self, Client, Seen};
-use crate::engine::{EngineHost, cause};
+use crate::engine::EngineHost;
 use crate::sandbox::User;
 use crate::site::{Error, Paths, PreImage, Secrets, Site, copy_millis};
 use crate::state::{Birth, KeptPreimage, State};

@@ -103,7 +103,7 @@ impl Store {
     }
 
     /// Writes where the operation stands now, and with it the changes, what went wrong, and that the answers so far are
-    /// used. Done clears the instance's fault; undone or stuck sets it. All of it or, fenced, nothing.
+    /// used. Done clears the instance's fault; undone, stuck or abandoned sets it. All of it or, fenced, nothing.
     pub async fn save(&self, operation: &Operation, changes: &[Change], lease_until: Timestamp) -> Result<(), Error> {
         let mut write = self.write().await?;
         let done = sqlx::query(
@@ -134,10 +134,13 @@ impl Store {
         for change in changes {
             write.apply(operation.instance, change, operation.updated_at).await?;
         }
+        let at = operation.updated_at;
         match &operation.phase {
-            Phase::Done => write.set_fault(operation.instance, None, operation.updated_at).await?,
-            Phase::Undone { cause } | Phase::Stuck { cause, .. } => {
-                write.set_fault(operation.instance, Some(cause), operation.updated_at).await?;
+            Phase::Done => write.set_fault(operation.instance, None, at).await?,
+            Phase::Undone { cause } | Phase::Stuck { cause, .. } | Phase::Abandoned { cause, .. } => {
+                let abandoned = matches!(operation.phase, Phase::Abandoned { .. });
+                let fault = Fault { at, cause: cause.clone(), abandoned };
+                write.set_fault(operation.instance, Some(&fault), at).await?;
             }
             Phase::Forward { .. } | Phase::Backward { .. } => {}
         }
@@ -299,8 +302,8 @@ impl Write {
     }
 
     /// Sets or clears what went wrong last with an instance.
-    pub async fn set_fault(&mut self, instance: InstanceId, cause: Option<&Cause>, at: Timestamp) -> Result<(), Error> {
-        let fault = cause.map(|cause| to_json(&Fault { at, cause: cause.clone() })).transpose()?;
+    pub async fn set_fault(&mut self, instance: InstanceId, fault: Option<&Fault>, at: Timestamp) -> Result<(), Error> {
+        let fault = fault.map(to_json).transpose()?;
         sqlx::query("UPDATE instances SET fault = $2, updated_at = $3 WHERE id = $1")
             .bind(instance.to_string())
             .bind(fault)

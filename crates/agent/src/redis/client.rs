@@ -114,6 +114,16 @@ impl Client {
         said.and_then(|v| v.parse().ok()).ok_or(Error::Misunderstood { command: "INFO" })
     }
 
+    /// Its settings now. Of two names for one the newer.
+    pub(crate) async fn settings(&self) -> Result<BTreeMap<String, String>, Error> {
+        let mut all = self.config("*").await?;
+        let newer = |name: &str| name.replace("slave", "replica").replace("ziplist", "listpack");
+        let twins: Vec<_> =
+            all.keys().filter(|name| newer(name) != **name && all.contains_key(&newer(name))).cloned().collect();
+        twins.iter().for_each(|name| drop(all.remove(name)));
+        Ok(all)
+    }
+
     /// Everything that the checks look at. `spec` is what runs.
     pub async fn facts(&self, spec: &EngineSpec, paths: &Paths) -> Result<Facts, Error> {
         facts::gather(self, spec, paths).await

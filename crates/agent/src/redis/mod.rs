@@ -39,7 +39,10 @@ use serde::{Deserialize, Serialize};
 
 pub use client::Client;
 pub(crate) use client::pauses_writes;
+pub(crate) use coffer_core::engine::redis::config::CONFIG_FILE;
 pub use disk::kind;
+pub(crate) use disk::written_by;
+pub(crate) use launch::program;
 pub use launch::{launch, opens_in_place, write_config};
 pub use section::Quiesced;
 pub use trial::try_target;

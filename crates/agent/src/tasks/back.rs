@@ -7,8 +7,8 @@ use coffer_core::task::{Learned, Loss, Writes};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Sight, judged};
+use crate::cause::cause;
 use crate::driver::{self, Client};
-use crate::engine::cause;
 use crate::site::PreImage;
 use crate::state::KeptPreimage;
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, ProjectId};
+use coffer_core::instance::Fault;
 use coffer_core::instance::Kind;
 use coffer_core::operation::Phase;
 use coffer_store::{Change, Event, InUse, Scope, Store};
@@ -56,7 +57,8 @@ pub(crate) async fn a_page_has_what_each_of_its_instances_has(store: &Store) {
     let failed = open(store, &other, Kind::Restart).await;
     let mut write = store.write().await.expect("write");
     write.end_stuck(failed.id, &Cause::new("it \"broke\"", "mend\nit"), at(300)).await.expect("end");
-    write.set_fault(other.id, Some(&Cause::new("it \"broke\"", "mend\nit")), at(300)).await.expect("fault");
+    let fault = Fault { at: at(300), cause: Cause::new("it \"broke\"", "mend\nit"), abandoned: false };
+    write.set_fault(other.id, Some(&fault), at(300)).await.expect("fault");
     write.commit().await.expect("commit");
     let scope = Scope::Project(&other.project);
     let page = store.instances(scope, "", 10).await.expect("page");
@@ -83,7 +85,8 @@ pub(crate) async fn another_projects_instance_does_not_exist(store: &Store) {
         assert_eq!(!store.instances(scope, "", 10).await.expect("query").is_empty(), there);
         assert_eq!(!store.operations(scope, instance.id).await.expect("query").is_empty(), there);
         assert_eq!(!store.events(scope, instance.id, 10).await.expect("query").is_empty(), there);
-        assert_eq!(store.has_event(scope, instance.id, "engine.died").await.expect("query"), there);
+        let last = store.last_event(scope, instance.id, ["engine.died", "engine.steady"]).await.expect("query");
+        assert_eq!(last.is_some_and(|last| last.id == "engine.died"), there);
         assert_eq!(store.rename(scope, instance.id, "renamed", at(2)).await.expect("query"), there);
         let mut write = store.write().await.expect("write");
         assert_eq!(write.instance(scope, instance.id).await.expect("query").is_some(), there);

@@ -3,6 +3,7 @@
 use coffer_core::datastore::Version;
 use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Cause;
+use coffer_core::stuck;
 use coffer_core::task::{ClientView, Loss, Preview, StepEnd, StepRecord, Writes};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -22,7 +23,8 @@ pub struct Operation {
     pub id: String,
     /// `create`, `upgrade`, `restart`, `configure`, `rollback`, `finalize` or `delete`.
     pub kind: String,
-    /// `forward`, `backward`, `done` (wholly new), `undone` (wholly old) or `stuck` (a person has to choose).
+    /// `forward`, `backward`, `done` (wholly new), `undone` (wholly old), `stuck` (a person has to choose) or `abandoned` (a person
+    /// gave it up half way).
     pub phase: String,
     /// The version before, where the operation changes it, such as `redis 7.0.15`.
     pub from: Option<String>,
@@ -41,6 +43,38 @@ pub struct Operation {
     pub notes: Vec<String>,
     pub findings: Vec<FindingBody>,
     pub cause: Option<CauseBody>,
+}
+
+/// `{"choice": ...}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChoiceBody {
+    pub choice: Choice,
+}
+
+/// What it would do to resume or to abandon an operation that is stuck, and what it costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Choice {
+    /// `resume` or `abandon`.
+    pub choice: String,
+    /// The step that is stuck.
+    pub step: String,
+    /// Whether it was being undone.
+    pub undoing: bool,
+    /// Why it is stuck.
+    pub cause: CauseBody,
+    /// What happens, in sentences.
+    pub does: Vec<String>,
+    /// What it costs, in sentences.
+    pub costs: Vec<String>,
+}
+
+impl Choice {
+    /// An offer as it is told.
+    pub fn of(choice: stuck::Choice, offer: stuck::Offer) -> Self {
+        let stuck::Offer { step, undoing, cause, does, costs } = offer;
+        let (choice, step) = (choice.name().to_owned(), step.to_owned());
+        Self { choice, step, undoing, cause: (&cause).into(), does, costs }
+    }
 }
 
 /// What clients saw that connected to the instance's own address one after the other, each to log in, write once and leave.
