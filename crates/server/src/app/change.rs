@@ -14,7 +14,7 @@ use coffer_store::{InstanceRow, OpenOperation, Write};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{App, Error, Thing, believed, needs_write, scope_of};
+use super::{App, Error, Thing, needs_write, scope_of};
 use crate::caller::Caller;
 
 impl App {
@@ -103,9 +103,10 @@ impl App {
     pub(super) fn stuck(&self, id: InstanceId, open: &OpenOperation) -> Option<Cause> {
         match &open.phase {
             Phase::Stuck { cause, .. } => Some(cause.clone()),
-            Phase::Forward { .. } | Phase::Backward { .. } | Phase::Done | Phase::Undone { .. } => {
+            Phase::Forward { .. } | Phase::Backward { .. } => {
                 self.contact.running(id).and_then(|running| running.stuck)
             }
+            Phase::Done | Phase::Undone { .. } | Phase::Abandoned { .. } => None,
         }
     }
 
@@ -119,6 +120,7 @@ impl App {
     ) -> Result<T, Error> {
         let version = self.current_version(&row.instance)?;
         let catalogue: Vec<Version> = self.catalogue.all().iter().map(|v| Version::clone(v)).collect();
+        let observed = self.believed(&row.instance, row.observed.clone(), now).ok().flatten();
         let flavor = self.flavor(&row.instance.flavor).map_err(|e| Error::Internal(Box::new(e)))?;
         Ok(plan(&Snapshot {
             operation,
@@ -126,7 +128,7 @@ impl App {
             version: &version,
             flavor,
             open: row.open.as_ref().map(|open| open.kind),
-            observed: row.observed.as_ref().filter(|o| believed(o, now)),
+            observed: observed.as_ref(),
             catalogue: &catalogue,
             policy: Policy::default(),
             groups: &[],

@@ -133,10 +133,7 @@ impl Runner {
                 let result = self.app.store.result(operation.id, &task_id(operation.id, at)).await?;
                 match result {
                     Some(result) => self.take_answer(operation, instance, &task, result.outcome).await?,
-                    // What touches the engine or what is kept is never given up: the agent works it off by itself, forward or back.
-                    None if matches!(*task, Task::Section(_) | Task::Configure { .. } | Task::Finalize { .. }) => {
-                        return Ok(false);
-                    }
+                    None if !task.is_given_up() => return Ok(false),
                     None if is_over(operation, within_seconds, now) => {
                         let name = operation.plan.steps.get(at).map_or("", Step::name);
                         let message = format!("the agent did not finish the step {name} within {within_seconds} s");
@@ -279,6 +276,8 @@ impl Runner {
                 error!(operation = %id, %instance, kind, %cause, "operation stuck");
                 self.app.metrics.operation_ended(operation.kind, End::Stuck);
             }
+            // Not by a runner: a person gives up, and what is given up is stuck.
+            Phase::Abandoned { cause, .. } => warn!(operation = %id, %instance, kind, %cause, "operation abandoned"),
         }
         if changes.contains(&Change::Deleted) {
             self.app.contact.forget(instance);
@@ -289,7 +288,8 @@ impl Runner {
     }
 }
 
-fn leased(now: Timestamp) -> Timestamp {
+/// Until when a claim holds that is made now.
+pub(crate) fn leased(now: Timestamp) -> Timestamp {
     now.saturating_add(LEASE).unwrap_or(now)
 }
 

@@ -3,7 +3,6 @@
 use coffer_core::instance::{Observed, Operation};
 use coffer_core::operation::{Next, Phase, next};
 use coffer_core::plan::Step;
-use coffer_core::task::Task;
 use coffer_store::Work;
 use jiff::{SignedDuration, Timestamp};
 
@@ -36,10 +35,13 @@ pub(super) fn due(work: &Work, seen: Option<&Observed>, now: Timestamp) -> Due {
                 let id = task_id(operation.id, at);
                 match &**task {
                     _ if work.results.iter().any(|result| result.id == id) => Due::Now,
-                    Task::Section(_) if is_over(operation, *within_seconds, now) => {
-                        Due::Late(format!("the agent has worked on this section for {within_seconds} s"))
-                    }
-                    Task::Section(_) => Due::Later,
+                    task if !task.is_given_up() => match is_over(operation, *within_seconds, now) {
+                        true => Due::Late(format!(
+                            "its agent has been asked for step {} for {within_seconds} s and has not answered",
+                            operation.plan.steps.get(at).map_or("", Step::name)
+                        )),
+                        false => Due::Later,
+                    },
                     _ => when(is_over(operation, *within_seconds, now)),
                 }
             }
@@ -56,7 +58,7 @@ pub(super) fn is_over(operation: &Operation, within_seconds: u32, now: Timestamp
 fn not_before(operation: &Operation) -> Timestamp {
     let attempt = match operation.phase {
         Phase::Forward { attempt, .. } | Phase::Backward { attempt, .. } => attempt,
-        Phase::Done | Phase::Undone { .. } | Phase::Stuck { .. } => 0,
+        Phase::Done | Phase::Undone { .. } | Phase::Stuck { .. } | Phase::Abandoned { .. } => 0,
     };
     let pause = match attempt {
         0 => 0,

@@ -34,6 +34,7 @@ use tracing::{error, info, warn};
 
 use crate::app::App;
 use crate::ending::Ending;
+pub(crate) use drive::leased;
 use due::Due;
 
 /// How often the store and the agents are looked at when nothing wakes us.

@@ -114,6 +114,8 @@ impl Fake {
                 settling: false,
                 gate: None,
                 ways_back: self.ways_back.clone(),
+                drift: Vec::new(),
+                crash_loop: None,
             };
             let report = Report { observed, running: None, results, events: Vec::new() };
             let report = serde_json::to_string(&report).expect("a report");
