@@ -140,7 +140,7 @@ impl Watch {
         };
         self.says = Some(says);
         let datastore = spec.datastore();
-        now.retain(|name, _| !is_secret(datastore, name) && !(settling && is_measured(datastore, name)));
+        now.retain(|name, _| !(is_secret(datastore, name) || settling && is_measured(datastore, name)));
         if self.baseline.as_ref().is_none_or(|baseline| baseline.birth != birth) {
             self.baseline = load(file).filter(|baseline| baseline.birth == birth);
         }

@@ -369,7 +369,7 @@ impl Supervisor {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Takes what is desired: what to run, if it is newer, and the first task that is not known yet.

@@ -66,7 +66,8 @@ impl Crashes {
         self.count = self.count.saturating_add(1);
         let since = *self.recent.first().unwrap_or(&at);
         if let Some(known) = &mut self.in_loop {
-            *known = CrashLoop { count: known.count.saturating_add(1), last: at, how: how.to_owned(), since: known.since };
+            *known =
+                CrashLoop { count: known.count.saturating_add(1), last: at, how: how.to_owned(), since: known.since };
             return Noted::LoopGoesOn;
         }
         self.recent.push(at);

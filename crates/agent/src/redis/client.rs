@@ -120,7 +120,9 @@ impl Client {
         let newer = |name: &str| name.replace("slave", "replica").replace("ziplist", "listpack");
         let twins: Vec<_> =
             all.keys().filter(|name| newer(name) != **name && all.contains_key(&newer(name))).cloned().collect();
-        twins.iter().for_each(|name| drop(all.remove(name)));
+        for name in twins {
+            all.remove(&name);
+        }
         Ok(all)
     }
 

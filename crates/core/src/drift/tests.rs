@@ -58,7 +58,10 @@ fn each_drift_is_found_and_ends_in_something_to_do() {
     ] {
         assert_eq!(found(&sight), [expected]);
         for drift in find(ID, &spec(Datastore::Redis, "7.0.15"), &sight) {
-            assert!(drift.remedy.contains("coffer ") || drift.remedy.contains("put the file of the image back"), "{drift}");
+            assert!(
+                drift.remedy.contains("coffer ") || drift.remedy.contains("put the file of the image back"),
+                "{drift}"
+            );
         }
     }
 }

@@ -32,7 +32,9 @@ impl App {
             let silent: Vec<_> = silent
                 .filter_map(|row| Some((row.instance.id, self.believed(&row.instance, row.observed, now).err()?)))
                 .collect();
-            silent.iter().for_each(|(id, _)| self.contact.told_silent(*id));
+            for (id, _) in &silent {
+                self.contact.told_silent(*id);
+            }
             self.tell_all_silent(&silent).await?;
         }
     }
