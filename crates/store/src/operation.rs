@@ -269,11 +269,18 @@ impl Write {
                 .bind(micros(now))
                 .bind(configured.is_none())
             }
-            Change::Deleted => sqlx::query(
-                "UPDATE instances SET desired = NULL, group_id = NULL, deleted_at = $2, updated_at = $2 WHERE id = $1",
-            )
-            .bind(instance.to_string())
-            .bind(micros(now)),
+            Change::Deleted => {
+                // What its agent saw is of nothing any more. What was done to it stays known.
+                sqlx::query("DELETE FROM observed WHERE instance_id = $1")
+                    .bind(instance.to_string())
+                    .execute(self.tx())
+                    .await?;
+                sqlx::query(
+                    "UPDATE instances SET desired = NULL, group_id = NULL, deleted_at = $2, updated_at = $2 WHERE id = $1",
+                )
+                .bind(instance.to_string())
+                .bind(micros(now))
+            }
         };
         query.execute(self.tx()).await?;
         Ok(())

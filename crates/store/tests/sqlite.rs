@@ -135,6 +135,23 @@ async fn instances_from_before_there_were_groups_were_given_what_they_run_with()
 }
 
 #[tokio::test]
+async fn nothing_stays_of_what_the_agent_of_a_deleted_instance_saw() {
+    let (_dir, path, fixture, store) = with_instance().await;
+    let id = fixture.instance.id;
+    assert!(store.save_report(id, Some(&fixture.observed), &[], &[]).await.expect("report"));
+    let operation = suite::open(&store, &fixture.instance, Kind::Delete).await;
+    let mut claimed = store.claim(operation.id, suite::at(1), suite::at(2)).await.expect("query").expect("claim");
+    claimed.phase = coffer_core::operation::Phase::Done;
+    store.save(&claimed, &[coffer_store::Change::Deleted], suite::at(2)).await.expect("save");
+    assert!(!store.save_report(id, Some(&fixture.observed), &[], &[]).await.expect("report"));
+    store.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut file = SqliteConnection::connect_with(&options).await.expect("the file");
+    let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM observed").fetch_one(&mut file).await.expect("a count");
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
 async fn an_instance_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("coffer.db");

@@ -191,11 +191,6 @@ impl Fault {
             Self::RegistryHangs => "registry-hangs",
         }
     }
-
-    /// Whether an engine may end by it, which is a reason to go back.
-    pub(crate) fn ends_engines(self) -> bool {
-        matches!(self, Self::KillEngine | Self::KillAll | Self::PowerCut)
-    }
 }
 
 impl Side {
@@ -269,6 +264,9 @@ pub(crate) fn why_not(cell: &Cell) -> Option<&'static str> {
         if side == Side::After && step.name != "prepare" {
             return Some("the end of an undo is the begin of the one before it: one write of the journal");
         }
+    }
+    if operation == Accounts && !has_accounts(datastore) {
+        return Some("Redis and Valkey have no databases and users that are made over the API");
     }
     if operation == Finalize && side == Side::After && fault == Fault::BadPreimage {
         return Some("the pre-image is gone");

@@ -145,6 +145,8 @@ fn sample(cells: Vec<Cell>, count: usize) -> Vec<Cell> {
 
 /// Runs these cells, and says of each how it went.
 fn run_all(cells: &[Cell], seed: u64, store: StoreKind) -> Report {
+    // What it says is told with the cell.
+    std::panic::set_hook(Box::new(|panic| println!("    at {}", panic.location().unwrap())));
     let mut report = Report::new(seed, store);
     let mut scene: Option<Scene> = None;
     let mut lacking = None;

@@ -32,7 +32,7 @@ impl Remains {
                 remains.add(format!("control group {}/coffer/{id}", top.display()));
             }
         }
-        remains.add_ports(world);
+        remains.add_ports(world, instances);
         let instances = world.data().join("instances");
         remains.add_files(&instances, &instances);
         for part in ["run", "engines/tmp"] {
@@ -73,7 +73,8 @@ impl Remains {
         }
     }
 
-    fn add_ports(&mut self, world: &World) {
+    fn add_ports(&mut self, world: &World, instances: &BTreeSet<String>) {
+        let has = |id: &&String, address: &str| state(world, id)["engine"]["address"] == address;
         let slice = u32::from_be_bytes([127, 20, world.slice(), 0]);
         let sockets = fs_err::read_to_string("/proc/net/tcp").unwrap_or_default();
         for line in sockets.lines().skip(1) {
@@ -83,8 +84,9 @@ impl Remains {
             let port = u16::from_str_radix(port, 16).unwrap_or_default();
             // Of several sockets of one port, connections are shared out; how many there are is the engine's affair.
             if words.get(3) == Some(&"0A") && address & 0xffff_ff00 == slice {
-                let name = format!("port {}:{port}", std::net::Ipv4Addr::from(address));
-                self.0.insert(name, 1);
+                let address = std::net::Ipv4Addr::from(address).to_string();
+                let of = instances.iter().find(|id| has(id, &address)).map_or("nobody", String::as_str);
+                self.0.insert(format!("port {address}:{port} of {of}"), 1);
             }
         }
     }
