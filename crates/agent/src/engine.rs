@@ -525,7 +525,14 @@ pub(crate) fn cause(error: Error) -> Cause {
             }
         }
         Error::Start(error) => unstarted(&error),
-        other => Cause::new(in_full(&other), ""),
+        Error::Loading | Error::Late { .. } => Cause::new(in_full(&error), AGAIN_HINT),
+        Error::Ended { .. }
+        | Error::Refused { .. }
+        | Error::Misunderstood { .. }
+        | Error::Wrong { .. }
+        | Error::PreImage { .. } => {
+            Cause::new(in_full(&error), "look into the logs in the instance's volume: agent/*.log")
+        }
     }
 }
 
