@@ -99,7 +99,9 @@ impl Remains {
             let name = path.strip_prefix(top).unwrap_or(&path).display().to_string();
             let parts: Vec<_> = name.split('/').collect();
             // Room that is held back while there is some.
-            let passing = parts.get(1..) == Some(&["agent", "reserve"]) || parts.get(1..) == Some(&["run", "mood"]);
+            let passing = matches!(parts.get(1..), Some(["agent", "reserve"] | ["run", "mood"]))
+                // Made when they are needed first, as others are from the beginning.
+                || matches!(parts.get(1..), Some(["agent", "upgrade.log" | "upgrade.lock"]));
             if path.is_dir() && !matches!(parts.get(1), Some(&("data" | "pre"))) {
                 self.add_files(&path, top);
             }

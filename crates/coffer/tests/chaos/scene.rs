@@ -278,7 +278,17 @@ impl Scene {
         }
     }
 
-    fn delete(&mut self, subject: Subject) {
+    /// Deletes the instances that would lose something by a power cut as they keep their data.
+    pub(crate) fn keep_only_those_that_keep(&mut self) {
+        for keeping in 1..KEEPINGS.len() {
+            if let Some(subject) = self.subjects.remove(&keeping) {
+                self.delete(subject);
+            }
+        }
+    }
+
+    /// Deletes an instance that is not used again.
+    pub(crate) fn delete(&mut self, subject: Subject) {
         self.world.coffer(["instance", "delete", &subject.name, "--wait"]).ok();
     }
 
@@ -287,7 +297,7 @@ impl Scene {
         if let Some(group) = self.groups.get(version) {
             return group.clone();
         }
-        let (name, _, value) = self.versions.live_setting();
+        let (name, value) = self.versions.live_setting();
         let body = json!({"configuration": {"name": format!("g{version}"), "values": {name: value.parse::<u32>().unwrap_or(0)},
             "datastore": {"type": self.versions.datastore.name(), "version": version}}});
         let answer = self.world.ask("demo", "POST", "/configurations", &body);
