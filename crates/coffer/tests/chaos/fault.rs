@@ -108,7 +108,7 @@ pub(crate) fn mend(scene: &mut Scene, mend: Mend) {
         }
         Mend::Power => {
             scene.kill_everything();
-            scene.world.disk().expect("a disk of its own").again();
+            scene.world.power_on();
             scene.start_servers();
         }
         Mend::Room(ballast, lasts) => {

@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::world::wait_for;
-
 /// The file system is gone at once, and what it had not written with it.
 const EXT4_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d;
 const WITHOUT_FLUSHING_THE_JOURNAL: u32 = 2;
@@ -28,13 +26,15 @@ pub(crate) struct Disk {
     at: PathBuf,
     /// Seen below `at` under its own name, and never lost.
     kept: PathBuf,
+    /// Which of its two names the image has.
+    turn: bool,
 }
 
 impl Disk {
     /// Makes one of so many MiB, which it takes only as they are used, and mounts it. `kept` is to be seen in it. `None` where
     /// that may not be done.
     pub(crate) fn make(at: &Path, mib: u32, kept: &Path) -> Option<Self> {
-        let disk = Self { image: at.with_extension("img"), at: at.to_owned(), kept: kept.to_owned() };
+        let disk = Self { image: at.with_extension("img"), at: at.to_owned(), kept: kept.to_owned(), turn: false };
         let image = fs_err::File::create(&disk.image).ok()?;
         image.set_len(u64::from(mib) << 20).ok()?;
         let options = ["-q", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"];
@@ -100,37 +100,29 @@ impl Disk {
         order(&root, EXT4_IOC_SHUTDOWN, &mut how).expect("a file system that can be shut down");
     }
 
-    /// Gives it power again. Nobody uses it.
-    pub(crate) fn again(&self) {
-        let device = self.device();
+    /// Gives it power again: what is on it is on another one from now on. Nobody uses it.
+    pub(crate) fn again(&mut self) {
         self.unmount();
-        // As long as the kernel knows it, it would be the same one, without power.
-        wait_for("the file system to be gone", || !Path::new("/sys/fs/ext4").join(&device).exists());
+        // Whoever has made a namespace meanwhile keeps the old one, which writes nothing any more.
+        let new = self.image.with_extension(if self.turn { "img" } else { "disk" });
+        let old = std::mem::replace(&mut self.image, new);
+        self.turn = !self.turn;
+        let copied = Command::new("cp").arg("--sparse=always").args([&old, &self.image]).output();
+        assert!(copied.is_ok_and(|output| output.status.success()), "the disk cannot be copied");
+        let _ = fs_err::remove_file(old);
         assert!(self.mount(), "the disk cannot be mounted again");
-    }
-
-    fn device(&self) -> String {
-        let mounts = fs_err::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let is_ours = |line: &&str| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == self.at);
-        let device = mounts.lines().find(is_ours).and_then(|line| line.split(' ').next()?.strip_prefix("/dev/"));
-        device.unwrap_or_default().to_owned()
     }
 
     fn unmount(&self) {
         for at in [self.inside(), self.at.clone()] {
-            // Those who were killed may still be ending.
-            wait_for("the disk to be let go", || {
-                Command::new("umount").arg(&at).output().is_ok_and(|output| output.status.success())
-            });
+            let _ = Command::new("umount").arg("--lazy").arg(at).output();
         }
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        for at in [self.inside(), self.at.clone()] {
-            let _ = Command::new("umount").arg("--lazy").arg(at).output();
-        }
+        self.unmount();
         let _ = fs_err::remove_file(&self.image);
     }
 }

@@ -237,6 +237,11 @@ impl World {
         self.server.as_ref().map(Child::id)
     }
 
+    /// Gives the disk of its own power again. Nothing of this world runs.
+    pub(crate) fn power_on(&mut self) {
+        self.disk.as_mut().expect("a disk of its own").again();
+    }
+
     /// The disk of its own, if it has one.
     pub(crate) fn disk(&self) -> Option<&Disk> {
         self.disk.as_ref()
@@ -566,7 +571,9 @@ fn remove(directory: &Path) {
             let _ = Command::new("umount").arg("--lazy").arg(disk).status();
         }
     }
-    let _ = fs_err::remove_file(directory.with_extension("img"));
+    for image in ["img", "disk"] {
+        let _ = fs_err::remove_file(directory.with_extension(image));
+    }
     for directory in [directory.to_owned(), directory.with_extension("engines")] {
         match fs_err::remove_dir_all(directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => println!("{error}"),
