@@ -136,15 +136,8 @@ async fn pause(failures: usize) -> usize {
     failures + 1
 }
 
-/// Before the old engine is stopped, before the new one may touch the data, and before clients may write, what was
-/// decided has to survive a power cut too.
 fn durability(step: SectionStep) -> Durability {
-    match step {
-        SectionStep::Stop | SectionStep::Restore | SectionStep::Start | SectionStep::Open => Durability::Flushed,
-        SectionStep::Prepare | SectionStep::Quiesce | SectionStep::Keep | SectionStep::Swap | SectionStep::Prove => {
-            Durability::Written
-        }
-    }
+    if step.is_decisive() { Durability::Flushed } else { Durability::Written }
 }
 
 fn advance(sup: &mut Supervisor, event: Event, durability: Durability) -> Result<(), crate::Error> {

@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use coffer_core::agent::DONE_REMEMBERED;
 use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, OperationId, TaskId, VersionId};
@@ -123,9 +124,6 @@ pub enum Durability {
     /// A power cut too.
     Flushed,
 }
-
-/// How many ids of done tasks are remembered. More than a control plane ever has open for one instance.
-const DONE_REMEMBERED: usize = 64;
 
 impl State {
     /// Remembers the end of a task.

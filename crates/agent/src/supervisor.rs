@@ -16,6 +16,7 @@
 
 use std::time::Duration;
 
+use coffer_core::agent::{self, Kept};
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, OperationId, TaskId};
 use coffer_core::instance::{Engine, Observed, WayBack};
@@ -289,8 +290,7 @@ impl Supervisor {
         self.keep_preimages = Duration::from_secs(desired.keep_preimage_seconds);
         // Whichever of them knows of it.
         self.held_preimage = wanted.iter().find_map(|desired| desired.held_preimage);
-        if desired.generation > self.state.generation
-            && self.state.engine.is_none()
+        if agent::takes_over(desired.generation, self.state.generation, self.state.engine.is_some())
             && let Some(engine) = desired.engine.clone()
         {
             self.state.generation = desired.generation;
@@ -301,32 +301,20 @@ impl Supervisor {
         if self.beside.is_some() {
             return Ok(());
         }
-        let mut orders = wanted.into_iter().flat_map(|desired| desired.tasks);
-        let Some(order) = orders.find(|order| !self.state.knows(&order.id)) else { return Ok(()) };
-        let decided = match &order.task {
-            Task::Section(section) => Some(section.generation),
-            Task::Configure { generation, .. } => Some(*generation),
-            Task::Fetch { .. }
-            | Task::Check { .. }
-            | Task::CheckBack { .. }
-            | Task::Verify { .. }
-            | Task::Accounts { .. }
-            | Task::Finalize { .. } => None,
+        let orders = wanted.iter().flat_map(|desired| &desired.tasks);
+        let Some((order, late)) = agent::choose(orders, |id| self.state.knows(id), self.state.generation) else {
+            return Ok(());
         };
-        if let Some(generation) = decided.filter(|generation| *generation <= self.state.generation) {
-            let cause = Cause::new(
-                format!("generation {} was decided before what runs here", generation.0),
-                "ask again for what you want",
-            );
-            return self.finish(order.id, Err(cause));
+        if let Some(cause) = late {
+            return self.finish(order.id.clone(), Err(cause));
         }
         match &order.task {
             Task::Section(section) => {
-                section::begin(self, &order, section);
+                section::begin(self, order, section);
                 return self.save(Durability::Flushed);
             }
             Task::Configure { to, generation } => {
-                self.retune = Some(Retune { task: order.id, to: to.clone(), generation: *generation });
+                self.retune = Some(Retune { task: order.id.clone(), to: to.clone(), generation: *generation });
                 return Ok(());
             }
             Task::Finalize { operations } => {
@@ -334,7 +322,7 @@ impl Supervisor {
                 for preimage in &mut self.state.preimages {
                     preimage.finalized |= operations.contains(&preimage.operation);
                 }
-                self.finish(order.id, Ok(()))?;
+                self.finish(order.id.clone(), Ok(()))?;
                 self.collect_preimages()?;
                 self.publish();
                 return Ok(());
@@ -346,7 +334,7 @@ impl Supervisor {
             | Task::Accounts { .. } => {}
         }
         let work = tasks::work(order.clone(), &self.host, &self.state);
-        self.beside = Some(order);
+        self.beside = Some(order.clone());
         let done = self.done.0.clone();
         tokio::task::spawn_local(async move {
             // The supervisor lives as long as the process.
@@ -488,11 +476,10 @@ impl Supervisor {
     fn collect_preimages(&mut self) -> Result<(), crate::Error> {
         let Some(kinds) = self.state.engine.as_ref().map(driver::kinds) else { return Ok(()) };
         let now = Timestamp::now();
-        let is_over = |kept: &KeptPreimage| {
-            let age = Duration::try_from(now.duration_since(kept.since));
-            kept.finalized || age.is_ok_and(|age| age >= self.keep_preimages)
+        let goes = |kept: &&KeptPreimage| {
+            let KeptPreimage { operation, since, finalized, .. } = **kept;
+            Kept { operation, since, finalized }.goes(self.keep_preimages, self.held_preimage, now)
         };
-        let goes = |kept: &&KeptPreimage| is_over(kept) && self.held_preimage != Some(kept.operation);
         let mut gone = Vec::new();
         for kept in self.state.preimages.iter().filter(goes) {
             match PreImage::of(&self.host.paths, kept.operation, kinds).discard() {

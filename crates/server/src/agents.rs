@@ -17,6 +17,7 @@ use coffer_core::finding::Cause;
 use coffer_core::id::{InstanceId, OperationId, TaskId};
 use coffer_core::instance::Operation;
 use coffer_core::plan::Step;
+use coffer_core::runner::{operation_of, order_of};
 use coffer_core::task::Task;
 use coffer_wire::agent::{Ack, BODY_LIMIT, Desired, POLL_SECONDS, Report};
 use jiff::Timestamp;
@@ -30,7 +31,6 @@ use crate::app::App;
 use crate::contact::Contact;
 use crate::directory::Directory;
 use crate::ending::Ending;
-use crate::runner::step::{operation_of, order_of};
 
 /// What an agent saw is written down at least so often, even when nothing changes.
 const WRITE_SECONDS: i64 = 30;

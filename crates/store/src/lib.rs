@@ -28,7 +28,8 @@ use coffer_core::id::ProjectId;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyConnection, AnyPool, SqlSafeStr as _};
 
-pub use agent::{AgentRow, Desire};
+pub use agent::AgentRow;
+pub use coffer_core::runner::{Change, Desire};
 use database::Backend;
 pub use database::{Location, NotAUrl, PostgresUrl};
 pub use error::Error;
@@ -37,7 +38,7 @@ pub use instance::InUse;
 use limit::{Limited, in_time};
 pub use moving::Moved;
 pub use news::{Listener, News};
-pub use operation::{Change, Work};
+pub use operation::Work;
 pub use row::{Event, InstanceRow, OpenOperation};
 
 /// Whose data a query sees. There is no default: whoever writes `Admin` has decided it.

@@ -3,19 +3,19 @@
 //! A claim raises the epoch; every write of the claimant names it. The lease keeps two runners from claiming the same
 //! operation in turns; it is not what makes writes safe, the epoch is.
 
-use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
 use coffer_core::group::Configured;
-use coffer_core::id::{Digest, Generation, InstanceId, OperationId, TaskId, VersionId};
+use coffer_core::id::{InstanceId, OperationId, TaskId};
 use coffer_core::instance::{Fault, Instance, Operation};
 use coffer_core::operation::Phase;
+use coffer_core::runner::Change;
 use coffer_core::task::TaskResult;
 use jiff::Timestamp;
 use sqlx::any::AnyRow;
 
 use crate::gathered::instance_json;
 use crate::row::{Columns, micros, to_json};
-use crate::{Desire, Error, News, Store, Write};
+use crate::{Error, News, Store, Write};
 
 /// The columns of an operation, in the order in which `Columns::operation` reads them.
 macro_rules! operation_columns {
@@ -48,21 +48,6 @@ pub struct Work {
     pub instance: Instance,
     /// What the agent answered and nobody used yet.
     pub results: Vec<TaskResult>,
-}
-
-/// What else becomes true when an operation moves, in the same transaction.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// The agent is to run this.
-    Desire(Desire),
-    /// This image was fetched for the version, and its program says this number.
-    Image { version: VersionId, digest: Digest, number: Number },
-    /// The instance has served.
-    Built { generation: Generation },
-    /// The instance runs this, and it was proven; and where its settings come from, where that is another way.
-    Runs(Desire, Option<Configured>),
-    /// The instance is gone.
-    Deleted,
 }
 
 impl Store {

@@ -15,8 +15,6 @@
 //! was claimed by a server that is gone is free again at the start of the next.
 
 mod drive;
-mod due;
-pub(crate) mod step;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +22,7 @@ use std::time::Duration;
 
 use coffer_core::id::{InstanceId, OperationId};
 use coffer_core::instance::Instance;
+use coffer_core::runner::{Due, due};
 use coffer_provider::{Agent, Provider};
 use coffer_store::{Event, Work};
 use coffer_wire::agent::Identity;
@@ -34,7 +33,6 @@ use tracing::{error, info, warn};
 
 use crate::app::App;
 use crate::ending::Ending;
-use due::Due;
 
 /// How often the store and the agents are looked at when nothing wakes us.
 const POLL: Duration = Duration::from_secs(1);
@@ -130,7 +128,7 @@ impl Runner {
 
     async fn look_at(self: &Arc<Self>, work: Work, drives: &mut JoinSet<()>, told: &mut HashSet<OperationId>) {
         let seen = self.app.contact.seen(work.instance.id);
-        match due::due(&work, seen.as_ref(), self.app.clock.now()) {
+        match due(&work.operation, &work.results, seen.as_ref(), self.app.clock.now()) {
             Due::Now => {
                 let runner = Arc::clone(self);
                 drives.spawn(async move {
