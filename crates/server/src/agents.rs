@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -59,17 +59,18 @@ pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
 #[derive(Clone)]
 struct Endpoint {
     app: Arc<App>,
-    directory: Arc<Directory>,
+    /// Connections outlive a server that breaks off, and must not hold its directory for it.
+    directory: Weak<Directory>,
     ending: Ending,
 }
 
 /// The routes of the agent protocol.
-pub(crate) fn router(app: Arc<App>, directory: Arc<Directory>, ending: Ending) -> Router {
+pub(crate) fn router(app: Arc<App>, directory: &Arc<Directory>, ending: Ending) -> Router {
     Router::new()
         .route("/agent/v1/instances/{id}/desired", get(desired))
         .route("/agent/v1/instances/{id}/report", post(report))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Endpoint { app, directory, ending })
+        .with_state(Endpoint { app, directory: Arc::downgrade(directory), ending })
 }
 
 #[derive(Deserialize)]
@@ -213,7 +214,9 @@ impl Endpoint {
             contact.wake_runner(id);
         }
         // The answer to another server's question is for that one to take, unless it is gone.
-        let is_others = |id: &TaskId| Contact::asker(id).is_some_and(|asker| self.directory.has_another(&asker));
+        let directory = self.directory.upgrade();
+        let has_another = |asker| directory.as_ref().is_none_or(|directory| directory.has_another(&asker));
+        let is_others = |id: &TaskId| Contact::asker(id).is_some_and(has_another);
         let taken = results.into_iter().map(|r| r.id).filter(|id| !is_others(id)).collect();
         Ok(Some(Ack { results: taken, events_until }))
     }

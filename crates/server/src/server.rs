@@ -118,7 +118,7 @@ impl Server {
         if location.is_shared() {
             tasks.spawn(follow_news(Arc::clone(&app), location, ending.clone()));
         }
-        let agents = agents::router(Arc::clone(&app), Arc::clone(&directory), ending.clone());
+        let agents = agents::router(Arc::clone(&app), &directory, ending.clone());
         tasks.spawn(serve_agents(agent_listener, agents, ending.clone()));
         tasks.spawn(Arc::new(Runner::new(Arc::clone(&app), provider, host)).run(ending.clone()));
         let shared = Shared { app: Arc::clone(&app), identity, metrics };
