@@ -170,10 +170,21 @@ impl Endpoint {
     }
 
     /// An agent that does not get on with its section goes on trying. Until it does, everybody can see why.
-    async fn tell_stuck(&self, id: InstanceId, cause: &Cause, at: Timestamp) -> Result<(), coffer_store::Error> {
+    async fn tell_stuck(
+        &self,
+        id: InstanceId,
+        task: &TaskId,
+        cause: &Cause,
+        at: Timestamp,
+    ) -> Result<(), coffer_store::Error> {
+        let mut write = self.app.store.write().await?;
+        let open = write.instance(coffer_store::Scope::Admin, id).await?.and_then(|row| row.open);
+        if !open.is_some_and(|open| operation_of(task) == Some(open.id)) {
+            // What it was said of is over, and its end was told.
+            return Ok(());
+        }
         warn!(instance = %id, %cause, "the agent does not get on with a section");
         let event = coffer_store::Event { at, id: "operation.stuck".to_owned(), message: cause.to_string() };
-        let mut write = self.app.store.write().await?;
         write.insert_event(id, &event).await?;
         write.set_fault(id, Some(cause), at).await?;
         write.commit().await
@@ -186,10 +197,10 @@ impl Endpoint {
         observed.at = self.app.clock.now();
         let news = contact.see(id, &observed, WRITE_SECONDS);
         let told = contact.running(id).and_then(|r| r.stuck);
-        if let Some(cause) =
-            running.as_ref().and_then(|r| r.stuck.as_ref()).filter(|cause| told.as_ref() != Some(cause))
+        if let Some(running) = &running
+            && let Some(cause) = running.stuck.as_ref().filter(|cause| told.as_ref() != Some(cause))
         {
-            self.tell_stuck(id, cause, observed.at).await?;
+            self.tell_stuck(id, &running.id, cause, observed.at).await?;
         }
         contact.set_running(id, running);
         let mut answers = Vec::new();

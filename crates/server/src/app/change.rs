@@ -10,6 +10,7 @@ use coffer_core::id::{Epoch, InstanceId, OperationId, VersionId};
 use coffer_core::instance::{Instance, Kind, Operation};
 use coffer_core::operation::{Phase, Plan};
 use coffer_core::plan::{Planned, Record, Refusal, Snapshot, Step, plan_delete, plan_restart, plan_upgrade};
+use coffer_core::runner::operation_of;
 use coffer_store::{InstanceRow, OpenOperation, Write};
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -104,7 +105,9 @@ impl App {
         match &open.phase {
             Phase::Stuck { cause, .. } => Some(cause.clone()),
             Phase::Forward { .. } | Phase::Backward { .. } | Phase::Done | Phase::Undone { .. } => {
-                self.contact.running(id).and_then(|running| running.stuck)
+                // What a server heard last may be of an operation before this one.
+                let running = self.contact.running(id).filter(|running| operation_of(&running.id) == Some(open.id));
+                running.and_then(|running| running.stuck)
             }
         }
     }
