@@ -115,6 +115,21 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Whether an instance is to have no place any more, and never again: it is gone, or it was never built and nobody builds
+    /// it. What is not known here is not answered for.
+    pub async fn is_left(&self, id: InstanceId) -> Result<bool, Error> {
+        let left: Option<i64> = sqlx::query_scalar(
+            "SELECT 1 FROM instances i WHERE i.id = $1 AND (i.deleted_at IS NOT NULL OR NOT i.built \
+             AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.instance_id = i.id AND o.is_open))",
+        )
+        .bind(id.to_string())
+        .fetch_optional(self.reader())
+        .await?;
+        Ok(left.is_some())
+    }
+}
+
 impl Write {
     /// Keeps an event; the same one only once.
     pub async fn insert_event(&mut self, instance: InstanceId, event: &Event) -> Result<(), Error> {

@@ -36,6 +36,8 @@ use crate::ending::Ending;
 
 /// How often the store and the agents are looked at when nothing wakes us.
 const POLL: Duration = Duration::from_secs(1);
+/// After how many looks it is looked for places that nobody wants.
+const SWEEP: u32 = 30;
 /// How many operations are worked on at once.
 const WORKERS: usize = 8;
 
@@ -90,6 +92,7 @@ impl Runner {
         let mut drives = JoinSet::new();
         let mut tick = tokio::time::interval(POLL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = 0_u32;
         let mut told = HashSet::new();
         let mut complaints = HashMap::new();
         loop {
@@ -98,6 +101,10 @@ impl Runner {
                 instances = self.app.contact.runner_woken() => self.open_of(instances).await,
                 _ = tick.tick() => {
                     self.revive_agents(&mut complaints).await;
+                    if ticks.is_multiple_of(SWEEP) {
+                        self.drop_left_places().await;
+                    }
+                    ticks = ticks.wrapping_add(1);
                     let open = self.app.store.open_operations().await;
                     if let Ok(open) = &open {
                         told.retain(|id| open.iter().any(|work| work.operation.id == *id));
@@ -187,6 +194,28 @@ impl Runner {
         }
     }
 
+    /// Drops places whose instances are gone. A server that was stopped while it made a place goes on with that when it wakes up,
+    /// however late that is, and only then finds out that it was fenced.
+    async fn drop_left_places(self: &Arc<Self>) {
+        let dropped = async {
+            let places = self.with_provider(|provider| provider.list()).await?;
+            let wanted: HashSet<_> = self.app.store.with_agents().await?.into_iter().collect();
+            for instance in places.into_iter().map(|place| place.instance).filter(|id| !wanted.contains(id)) {
+                // Asked after it was seen: what is left by then stays so.
+                if !self.app.store.is_left(instance).await? {
+                    continue;
+                }
+                let Some(_taken) = self.take(instance) else { continue };
+                self.with_provider(move |provider| provider.drop_place(instance)).await?;
+                info!(%instance, "dropped a place that was left of an instance");
+            }
+            Ok::<_, Left>(())
+        };
+        if let Err(error) = dropped.await {
+            error!(%error, "places that are left cannot be dropped");
+        }
+    }
+
     async fn tell(&self, instance: InstanceId, event: &Event) {
         let told = async {
             let mut write = self.app.store.write().await?;
@@ -244,4 +273,13 @@ enum ProviderFailure {
     Refused(coffer_provider::Error),
     #[error("the provider broke off; hint: see the server's log")]
     Died,
+}
+
+/// Why places that are left stay for now.
+#[derive(Debug, thiserror::Error)]
+enum Left {
+    #[error(transparent)]
+    Provider(#[from] ProviderFailure),
+    #[error(transparent)]
+    Store(#[from] coffer_store::Error),
 }

@@ -204,6 +204,31 @@ pub(crate) async fn who_is_to_have_an_agent_follows_from_the_record(store: &Stor
     assert_eq!(found, wanted.into_iter().collect());
 }
 
+pub(crate) async fn what_is_left_of_an_instance_is_known_for_certain(store: &Store) {
+    let is_left = async |id| store.is_left(id).await.expect("query");
+    let serving = insert_another(store, 1, "ours").await;
+    assert!(!is_left(serving.id).await);
+    let leaving = open(store, &serving, Kind::Delete).await;
+    assert!(!is_left(serving.id).await, "it is being removed by somebody");
+    let mut claimed = store.claim(leaving.id, at(1), at(2)).await.expect("query").expect("claim");
+    claimed.phase = Phase::Done;
+    store.save(&claimed, &[Change::Deleted], at(2)).await.expect("save");
+    assert!(is_left(serving.id).await, "it is gone");
+
+    let mut unbuilt = Fixture::unbuilt().instance;
+    unbuilt.id.0 = uuid::Uuid::from_u128(2);
+    insert(store, &unbuilt).await;
+    let creation = open(store, &unbuilt, Kind::Create).await;
+    assert!(!is_left(unbuilt.id).await, "it is being built");
+    let mut claimed = store.claim(creation.id, at(1), at(2)).await.expect("query").expect("claim");
+    claimed.phase = Phase::Undone { cause: coffer_core::finding::Cause::new("no", "") };
+    store.save(&claimed, &[], at(2)).await.expect("save");
+    assert!(is_left(unbuilt.id).await, "nobody builds it any more");
+
+    let unknown = coffer_core::id::InstanceId(uuid::Uuid::from_u128(3));
+    assert!(!is_left(unknown).await, "of what is not known nothing is said");
+}
+
 /// Writes down an instance with this address, newer than those with smaller numbers, and reads it again.
 async fn insert_at(store: &Store, n: u8, address: IpAddr) {
     let mut instance = Fixture::serving().instance;

@@ -110,6 +110,7 @@ macro_rules! each_of_the_suite {
             the_record_of_a_step_is_one_with_its_change,
             two_instances_never_have_one_address,
             what_clients_saw_is_kept_with_the_operation,
+            what_is_left_of_an_instance_is_known_for_certain,
             what_is_written_is_read_again_exactly,
             who_is_to_have_an_agent_follows_from_the_record,
             whoever_is_about_to_have_a_group_uses_it,
