@@ -10,7 +10,7 @@ use std::time::Instant;
 use coffer_testkit::simulation::{Coverage, Failure, Fault, play};
 
 /// What takes some seconds without optimization.
-const HISTORIES: u64 = 400;
+const HISTORIES: u64 = 300;
 /// How many have to be played for everything to have happened.
 const EVERYTHING: u64 = 50_000;
 

@@ -2,28 +2,24 @@
 //! between any two of them; the next one has what was written down.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use coffer_core::agent::{DONE_REMEMBERED, Kept, WISH_LASTS, choose, takes_over};
+use coffer_core::agent::{DONE_REMEMBERED, Kept, choose, takes_over};
 use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
 use coffer_core::gate::{Event as At, Gate};
 use coffer_core::id::{Generation, OperationId, TaskId};
-use coffer_core::instance::{Engine as Seen, Observed, WayBack};
+use coffer_core::instance::Engine as Seen;
 use coffer_core::operation::Phase;
 use coffer_core::section::Section;
 use coffer_core::spec::EngineSpec;
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Task, TaskResult};
-use jiff::Timestamp;
 
+use super::link::{Letter, Link};
 use super::place::Writes;
-use super::server::{Desired, Report, Turn, Up};
 use super::world::{Event, World};
 
 /// How often things are looked after when nothing happens, and everything is told again.
 const LOOK: u64 = 10_000;
-/// How long a report waits for its acknowledgement.
-const PATIENCE: u64 = 10_000;
 /// The pauses between attempts to start an engine. The last one repeats.
 const AGAIN: [u64; 5] = [0, 1000, 2000, 5000, 15_000];
 
@@ -64,26 +60,6 @@ pub(super) enum Durability {
     Flushed,
 }
 
-/// What reaches an agent.
-#[derive(Clone)]
-pub(super) enum Letter {
-    Desired(usize, Arc<Desired>),
-    /// What is wanted is what it knows.
-    Same(usize),
-    Ack(usize, Vec<TaskId>),
-}
-
-/// The link to one server.
-#[derive(Clone, Default)]
-struct Link {
-    wanted: Option<Arc<Desired>>,
-    heard_at: u64,
-    /// A report waits for its acknowledgement until then.
-    waits_until: u64,
-    tell_at: u64,
-    news: bool,
-}
-
 struct Retune {
     task: TaskId,
     to: Arc<EngineSpec>,
@@ -105,20 +81,20 @@ pub(super) struct Agent {
     busy_until: u64,
     turn: u64,
     adopted: bool,
-    links: Vec<Link>,
+    pub(super) links: Vec<Link>,
     /// What is wanted may have changed.
-    fresh: bool,
-    acks: Vec<TaskId>,
+    pub(super) fresh: bool,
+    pub(super) acks: Vec<TaskId>,
     beside: Option<(Order, u64)>,
     retune: Option<Retune>,
-    seen: Seen,
+    pub(super) seen: Seen,
     restarts: u32,
     retry_at: u64,
     /// The engine that it watches.
     watched: Option<u64>,
     look_at: u64,
     held: Option<OperationId>,
-    backlog: Vec<Letter>,
+    pub(super) backlog: Vec<Letter>,
 }
 
 impl Agent {
@@ -205,27 +181,6 @@ impl World {
         let (life, letters) = (agent.life, std::mem::take(&mut agent.backlog));
         for letter in letters {
             self.letter_arrives(ix, life, letter);
-        }
-        self.wake_agent(ix, 1);
-    }
-
-    pub(super) fn letter_arrives(&mut self, ix: usize, life: u32, letter: Letter) {
-        let now = self.now;
-        let Some(agent) = self.agent(ix).filter(|agent| agent.lives && agent.life == life) else { return };
-        if agent.paused {
-            return agent.backlog.push(letter);
-        }
-        match letter {
-            Letter::Desired(s, desired) => {
-                agent.links[s].wanted = Some(desired);
-                agent.links[s].heard_at = now;
-                agent.fresh = true;
-            }
-            Letter::Same(s) => agent.links[s].heard_at = now,
-            Letter::Ack(s, taken) => {
-                agent.links[s].waits_until = 0;
-                agent.acks.extend(taken);
-            }
         }
         self.wake_agent(ix, 1);
     }
@@ -568,13 +523,7 @@ impl World {
     fn look_after(&mut self, ix: usize) {
         self.settle(ix);
         self.collect(ix);
-        let now = self.now;
-        if let Some(agent) = self.agent(ix) {
-            for link in &mut agent.links {
-                let is_late = u128::from(now - link.heard_at) > WISH_LASTS.as_millis();
-                agent.fresh |= is_late && link.wanted.take().is_some();
-            }
-        }
+        self.forget_late_wishes(ix);
         self.ask_servers(ix);
     }
 
@@ -611,69 +560,6 @@ impl World {
         }
         place.agent.state.kept.retain(|kept| !gone.contains(&kept.operation));
         self.save_state(ix, Durability::Written);
-    }
-
-    fn observed(agent: &Agent, keep: Duration) -> Observed {
-        let keep = jiff::SignedDuration::try_from(keep).unwrap_or(jiff::SignedDuration::MAX);
-        let serves = agent.seen == Seen::Serving;
-        let way_back = |kept: &Kept| WayBack {
-            operation: kept.operation,
-            version: None,
-            since: kept.since,
-            until: kept.since.saturating_add(keep).unwrap_or(Timestamp::MAX),
-            bytes: 0,
-        };
-        Observed {
-            at: Timestamp::UNIX_EPOCH,
-            generation: agent.state.generation,
-            engine: agent.seen.clone(),
-            running: agent.state.engine.as_ref().filter(|_| serves).map(|engine| engine.number),
-            on_disk: agent.state.on_disk,
-            volume_used_bytes: 0,
-            isolation: Vec::new(),
-            settling: agent.state.settle,
-            gate: None,
-            ways_back: agent.state.kept.iter().filter(|kept| !kept.finalized).map(way_back).collect(),
-        }
-    }
-
-    /// Tells every server what is news to it, one report at a time.
-    fn tell_servers(&mut self, ix: usize) {
-        let (now, keep) = (self.now, self.keep);
-        let mut report = None;
-        for s in 0..self.servers.len() {
-            let up = self.servers[s].up;
-            let Some(agent) = self.agent(ix) else { return };
-            let link = &mut agent.links[s];
-            if now < link.waits_until || !(link.news || now >= link.tell_at) {
-                continue;
-            }
-            (link.news, link.tell_at) = (false, now + LOOK);
-            if up == Up::Dead {
-                // Nobody is there, and nobody can take back what it wanted.
-                if link.wanted.take().is_some() {
-                    agent.fresh = true;
-                }
-                continue;
-            }
-            link.waits_until = now + PATIENCE;
-            let life = agent.life;
-            let report = Arc::clone(report.get_or_insert_with(|| {
-                let section = agent.state.section.as_ref();
-                let stuck = section.and_then(|journal| Some((journal.task.clone(), journal.stuck.clone()?)));
-                Arc::new(Report { observed: Self::observed(agent, keep), stuck, results: agent.state.results.clone() })
-            }));
-            self.post_to_server(s, ix, &Turn::Report { ix, life, report });
-        }
-    }
-
-    /// Asks every server what is wanted.
-    fn ask_servers(&mut self, ix: usize) {
-        for s in 0..self.servers.len() {
-            let Some(agent) = self.agent(ix) else { return };
-            let (life, known) = (agent.life, agent.links[s].wanted.as_ref().map_or(0, |wanted| wanted.revision));
-            self.post_to_server(s, ix, &Turn::Ask { ix, life, known });
-        }
     }
 
     /// How long an engine takes to start.

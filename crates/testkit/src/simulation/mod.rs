@@ -28,6 +28,7 @@
 mod agent;
 mod coverage;
 mod fault;
+mod link;
 mod place;
 mod request;
 mod rng;

@@ -14,7 +14,7 @@ use coffer_core::spec::EngineSpec;
 use coffer_core::task::{Order, TaskResult};
 use jiff::Timestamp;
 
-use super::agent::Letter;
+use super::link::Letter;
 use super::place::Place;
 use super::request::Request;
 use super::world::{Event, World};

@@ -10,9 +10,9 @@ use coffer_core::id::VersionId;
 use coffer_core::operation::Phase;
 use jiff::Timestamp;
 
-use super::agent::Letter;
 use super::coverage::Coverage;
 use super::fault::{Heal, Odds};
+use super::link::Letter;
 use super::place::{Place, Promises};
 use super::request::Want;
 use super::rng::Rng;
