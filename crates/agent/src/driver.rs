@@ -2,21 +2,23 @@
 //!
 //! [`redis`] speaks with Redis and Valkey, [`sql`] with MariaDB and MySQL. What one of them has no need of does nothing here.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use coffer_core::account;
-use coffer_core::datastore::Datastore;
+use coffer_core::datastore::{Datastore, Number};
 use coffer_core::engine::redis::checks;
 use coffer_core::engine::redis::config::Persistence;
 use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::proof::Holdings;
 use coffer_core::finding::Finding;
+use coffer_core::gap::Circumstances;
 use coffer_core::spec::EngineSpec;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 
 use crate::sandbox::{CgroupLimits, Launch, Process};
-use crate::site::{Error, Exposure, Kind, Kinds, Paths, Port, Probe, Secrets, Site};
+use crate::site::{self, Error, Exposure, Kind, Kinds, Paths, Port, Probe, Secrets, Site, inside};
 use crate::{redis, sql};
 
 /// A connection to the engine, as the agent's own user.
@@ -154,6 +156,21 @@ pub(crate) fn launch(spec: &EngineSpec, site: Site<'_>, exposure: Exposure, port
     if is_sql(spec) { Ok(sql::launch(spec, site, port)) } else { redis::launch(spec, site, exposure, port) }
 }
 
+/// Where the configuration file is that an engine is started with.
+pub(crate) fn config_file(spec: &EngineSpec, paths: &Paths) -> PathBuf {
+    inside(&paths.conf, if is_sql(spec) { sql::CONFIG_FILE } else { redis::CONFIG_FILE })
+}
+
+/// The engine's program, as a path inside its root.
+pub(crate) fn program(spec: &EngineSpec, root: &Path) -> String {
+    if is_sql(spec) { Dialect::of(spec).program().to_owned() } else { redis::program(spec.datastore(), root) }
+}
+
+/// Which engine wrote the data last, as they say themselves; `None` where they say nothing.
+pub(crate) fn written_by(spec: &EngineSpec, paths: &Paths) -> Option<(Datastore, Number)> {
+    if is_sql(spec) { sql::written_by(spec.datastore(), &paths.data) } else { redis::written_by(&paths.data) }
+}
+
 /// How the engine changes its files, and which of them are its data.
 pub(crate) fn kinds(spec: &EngineSpec) -> Kinds {
     // Of an engine of SQL any file may change anywhere, whatever its name.
@@ -182,12 +199,26 @@ pub(crate) fn works_in_place(spec: &EngineSpec) -> bool {
     is_sql(spec)
 }
 
-/// Begins to look as a client does.
+/// Begins to look as clients do that come anew each time and write.
 pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
     if is_sql(spec) {
         Probe::start(spec, sql::Visitor { password: secrets.agent.clone() })
     } else {
         redis::probe(spec, secrets)
+    }
+}
+
+/// What a gap depends on, as it is now.
+pub(crate) async fn circumstances(client: &Client, paths: &Paths) -> Result<Circumstances, Error> {
+    Ok(Circumstances { host: site::host(), data_bytes: client.data_bytes(paths).await?, read_gap_us: None })
+}
+
+/// Begins to look as a client does that stays and reads.
+pub(crate) fn reader(spec: &EngineSpec, secrets: &Secrets) -> Probe {
+    if is_sql(spec) {
+        Probe::start(spec, sql::Reader::new(secrets.agent.clone()))
+    } else {
+        redis::reader(spec, secrets)
     }
 }
 
@@ -274,6 +305,14 @@ impl Client {
                 data_bytes: 0,
                 while_serving: "dirty pages are written, so that the stop is short".to_owned(),
             }),
+        }
+    }
+
+    /// How much data there is, as far as a gap depends on it: in memory where it has to be loaded, else in files. In bytes.
+    pub(crate) async fn data_bytes(&self, paths: &Paths) -> Result<u64, Error> {
+        match self {
+            Self::Redis(client) => client.data_bytes().await,
+            Self::Sql(_) => Ok(site::list(&paths.data, |_| Some(Kind::Other))?.iter().map(|file| file.size).sum()),
         }
     }
 
@@ -401,6 +440,22 @@ impl Client {
         match self {
             Self::Redis(client) => client.writes().await,
             Self::Sql(client) => client.writes().await,
+        }
+    }
+
+    /// What it says it is.
+    pub(crate) async fn version(&self) -> Result<Number, Error> {
+        match self {
+            Self::Redis(client) => client.version().await,
+            Self::Sql(client) => client.version().await,
+        }
+    }
+
+    /// The settings that it has now, by name.
+    pub(crate) async fn settings(&self, spec: &EngineSpec) -> Result<BTreeMap<String, String>, Error> {
+        match self {
+            Self::Redis(client) => client.settings().await,
+            Self::Sql(client) => client.settings(spec).await,
         }
     }
 

@@ -8,11 +8,12 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use coffer_core::finding::Cause;
 use coffer_core::gate::{Gate as GateState, Level};
+use coffer_core::id::{Digest, InstanceId};
 use coffer_core::instance::GateSeen;
 use coffer_core::spec::EngineSpec;
 use coffer_wire::agent::Identity;
@@ -21,11 +22,13 @@ use rustix::process::Signal;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
+use crate::cause::{AGAIN_HINT, cause, gate_cause, unstarted};
+use crate::drift::{self, Print};
 use crate::driver::{self, Client};
 use crate::gate::{self, Gate};
 use crate::sandbox::{self, Exit, Process, Step, User};
 use crate::site::{self, Error, Exposure, Paths, Port, Secrets, Site, last_line, last_words};
-use crate::state::{Birth, is_full};
+use crate::state::Birth;
 use crate::tasks::Volume;
 use crate::{sql, tasks};
 
@@ -35,8 +38,6 @@ const ENGINE_LOG: &str = "engine.log";
 const ENGINE_LOCK: &str = "engine.lock";
 /// Where more is to be found.
 const LOG_HINT: &str = "look into the engine's log in the instance's volume: agent/engine.log";
-/// What to do about an engine that has gone: its agent starts it again.
-const AGAIN_HINT: &str = "wait until it serves again, then ask again";
 /// How long an engine may say nothing at all after its start, not even that it is loading.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How long an engine may take to end cleanly. With its data in an append-only file it needs milliseconds.
@@ -52,6 +53,7 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(150);
 
 /// Where an instance's engine runs, and the engine if there is one.
 pub(crate) struct EngineHost {
+    pub(crate) instance: InstanceId,
     pub(crate) paths: Paths,
     pub(crate) secrets: Secrets,
     images: coffer_image::Store,
@@ -68,6 +70,10 @@ pub(crate) struct EngineHost {
     hold_limit: Duration,
     /// That files were given back to the engine's user, in sentences that nobody has taken yet.
     given: Vec<String>,
+    /// What the configuration file held with which an engine was started, where nobody has taken that yet.
+    config: Option<Print>,
+    /// The program of an image with which one was started, as that was then.
+    program: Option<(Digest, Print)>,
 }
 
 impl EngineHost {
@@ -76,6 +82,7 @@ impl EngineHost {
         let paths = Paths::of(volume);
         let process = sandbox::adopt(&paths.agent.join(ENGINE_LOCK))?;
         Ok(Self {
+            instance: identity.instance,
             secrets: Secrets {
                 tenant: SecretString::from(identity.tenant_password.clone()),
                 agent: agent_password(&identity.token),
@@ -93,6 +100,8 @@ impl EngineHost {
             highest: gate::Found { level: identity.gate, why: String::new() },
             hold_limit: Duration::from_secs(identity.hold_seconds),
             given: Vec::new(),
+            config: None,
+            program: None,
             paths,
         })
     }
@@ -109,6 +118,11 @@ impl EngineHost {
     /// The engine, if it runs.
     pub(crate) fn process(&self) -> Option<&Process> {
         self.process.as_ref().filter(|p| p.is_alive())
+    }
+
+    /// Whether the engine has ended, and nobody has taken note of that yet.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !process.is_alive())
     }
 
     /// Which process the engine is, if it runs.
@@ -142,6 +156,9 @@ impl EngineHost {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
         self.give_files()?;
         driver::prepare_files(spec, self.site(&root)).await.map_err(cause)?;
+        self.config = drift::print_of_config(&driver::config_file(spec, &self.paths));
+        let program = drift::print_of_program(&root, &driver::program(spec, &root));
+        self.program = spec.image.digest.clone().zip(program);
         loop {
             let level = self.gate(spec)?.level();
             let port = match (level, exposure) {
@@ -187,6 +204,21 @@ impl EngineHost {
     /// What was said of files that were given, each once.
     pub(crate) fn take_given(&mut self) -> Vec<String> {
         std::mem::take(&mut self.given)
+    }
+
+    /// What the configuration file held with which an engine was started, once.
+    pub(crate) fn take_config(&mut self) -> Option<Print> {
+        self.config.take()
+    }
+
+    /// The program with which an engine was started, and of which image it is, once.
+    pub(crate) fn take_program(&mut self) -> Option<(Digest, Print)> {
+        self.program.take()
+    }
+
+    /// Where the engine root of an image is, whether or not it is there.
+    pub(crate) fn root_of(&self, image: &Digest) -> Option<PathBuf> {
+        Some(self.images.root_path(&image.0.parse().ok()?))
     }
 
     /// Where engines of this root are at home.
@@ -499,60 +531,6 @@ impl EngineHost {
             None => std::future::pending().await,
         }
     }
-}
-
-/// An error of the gate as a cause.
-fn gate_cause(error: &gate::Error) -> Cause {
-    Cause::new(
-        error.to_string(),
-        "coffer doctor says what this host allows; look into the agent's log: agent/agent.log",
-    )
-}
-
-/// An error of a driver as a cause. Its text says what to do where something can be done. Which file or socket it was
-/// is for the log: tenants read this, and where things are on the host is not their concern.
-pub(crate) fn cause(error: Error) -> Cause {
-    match error {
-        Error::Unreachable { reason, .. } => Cause::new(format!("the engine cannot be reached: {reason}"), AGAIN_HINT),
-        Error::Busy { reason } => Cause::new(
-            format!("the engine is busy: {reason}"),
-            "wait until that is over or end it (KILL and the number of the connection), then ask again",
-        ),
-        Error::Unsafe { reason } => {
-            Cause::new(format!("the engine cannot be stopped without a loss: {reason}"), "mend that, then ask again")
-        }
-        Error::Io(error) => {
-            tracing::error!(%error, "file of the volume");
-            if is_full(&error) {
-                Cause::new("there is no room left on the disk of the volume", "make room on it, then ask again")
-            } else {
-                let message = format!("a file of the volume cannot be read or written: {}", error.kind());
-                Cause::new(message, "look into the agent's log in the instance's volume: agent/agent.log")
-            }
-        }
-        Error::Start(error) => unstarted(&error),
-        other => Cause::new(in_full(&other), ""),
-    }
-}
-
-/// Why no engine came of a start.
-fn unstarted(error: &sandbox::Error) -> Cause {
-    Cause::new(in_full(error), error.hint())
-}
-
-/// An error with the errors behind it.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        // Transparent wrappers say the same twice.
-        if !text.ends_with(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
 }
 
 /// The password of the agent's own user in the engine: nothing that had to be kept, and nothing that anybody else has.

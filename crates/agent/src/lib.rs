@@ -2,18 +2,21 @@
 //! control plane asks, alone where clients would feel it.
 //!
 //! Read in this order: [`state`] (what it must not forget), `supervisor` (the loop), `engine` (starting and finding
-//! engines), `section` (the part that clients feel), `tasks` (the rest), `driver` (the seam between these and the engines),
+//! engines), `section` (the part that clients feel), `tasks` (the rest), [`drift`] (what is not as it was left), `driver` (the seam between these and the engines),
 //! [`site`] (what drivers share), [`redis`] (how one talks to Redis and Valkey), `sql` (the same for MariaDB),
 //! [`sandbox`] (how engines are kept apart), [`gate`] (who gets the connections), `link` (the control plane).
 //!
 //! Guarantees: the engine outlives the agent; one agent per volume; an agent that is killed at any moment is followed by
 //! one that goes on where it was.
 
+mod cause;
+pub mod drift;
 mod driver;
 mod engine;
 pub mod gate;
 mod link;
 mod live;
+mod preimages;
 pub mod redis;
 pub mod sandbox;
 mod section;
@@ -25,7 +28,7 @@ mod tasks;
 
 use std::path::{Path, PathBuf};
 
-use coffer_core::instance::{Engine, Observed};
+use coffer_core::instance::Observed;
 use coffer_wire::agent::{Identity, Report};
 use tokio::sync::{mpsc, watch};
 
@@ -89,16 +92,11 @@ fn load_identity(volume: &Path) -> Result<Identity, Error> {
 
 fn first_report(state: &state::State) -> Report {
     let observed = Observed {
-        at: jiff::Timestamp::now(),
         generation: state.generation,
-        engine: Engine::Absent,
-        running: None,
         on_disk: state.on_disk,
-        volume_used_bytes: 0,
-        isolation: Vec::new(),
-        settling: false,
-        gate: None,
-        ways_back: Vec::new(),
+        drift: state.drift.clone(),
+        crash_loop: state.crashes.in_loop().cloned(),
+        ..Observed::nothing(jiff::Timestamp::now())
     };
     Report { observed, running: None, results: state.results.clone(), events: state.events.clone() }
 }

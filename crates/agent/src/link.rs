@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use coffer_core::agent::WISH_LASTS;
 use coffer_wire::agent::{
     Ack, BODY_LIMIT, Desired, Identity, POLL_SECONDS, REPORT_SECONDS, Report, desired_path, report_path,
 };
@@ -40,6 +41,9 @@ enum Error {
     #[error("answered with a body that cannot be read: {0}")]
     Body(String),
 }
+
+// A server that has nothing to say says so before its wish is over.
+const _: () = assert!(WISH_LASTS.as_secs() >= POLL_SECONDS + 10);
 
 /// How often it is looked for other servers.
 const LOOK_FOR_SERVERS: Duration = Duration::from_secs(2);
@@ -108,8 +112,8 @@ async fn follow_desired(link: &Link, socket: &Path) {
             }
             Err(error) => {
                 tracing::debug!(%error, ?socket, "control plane not reached");
-                if matches!(error, Error::Connect(_)) {
-                    // It is gone, and nobody can take back what it wanted.
+                if matches!(error, Error::Connect(_) | Error::Late(_)) {
+                    // It is gone, or stopped, and nobody can take back what it wanted.
                     link.desired.send_if_modified(|wanted| wanted.remove(socket).is_some());
                 }
                 tokio::time::sleep(pause).await;
@@ -147,10 +151,9 @@ async fn tell(link: &Link, socket: &Path) {
 }
 
 async fn ask(identity: &Identity, socket: &Path, revision: u64) -> Result<Option<Desired>, Error> {
-    let limit = Duration::from_secs(POLL_SECONDS + 10);
     let path = desired_path(identity.instance, revision);
     let (status, body) =
-        tokio::time::timeout(limit, exchange(identity, socket, Method::GET, &path, Vec::new())).await??;
+        tokio::time::timeout(WISH_LASTS, exchange(identity, socket, Method::GET, &path, Vec::new())).await??;
     match status {
         StatusCode::OK => Ok(Some(parse(&body)?)),
         StatusCode::NO_CONTENT => Ok(None),

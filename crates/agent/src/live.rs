@@ -4,8 +4,8 @@ use coffer_core::engine::live::{Change, changes};
 use coffer_core::finding::Cause;
 use coffer_core::spec::EngineSpec;
 
+use crate::cause::cause;
 use crate::driver::Client;
-use crate::engine::cause;
 use crate::site::Error;
 
 /// Has the engine that runs as `from` go on as `to`, which differs in settings that it takes live. Can be called again.

@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::record::{note_begin, note_end};
+use crate::cause::cause;
 use crate::driver::{self, Client, Settled, Temporary};
-use crate::engine::cause;
 use crate::site::{Error, Exposure, PreImage, Probe, Seen};
 use crate::state::{Durability, Held, Journal};
 use crate::supervisor::Supervisor;
@@ -51,6 +51,7 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
         stuck: None,
         gap_us: None,
         clients: None,
+        circumstances: None,
         own_writes: None,
     });
 }
@@ -59,6 +60,8 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
 #[derive(Default)]
 struct Live {
     probe: Option<Probe>,
+    /// Who stays connected meanwhile, and reads.
+    reader: Option<Probe>,
     /// Whether the probe began before writes were made to wait, and not only after an agent before this one had died.
     probes_whole: bool,
     /// The connection over which writes were made to wait, and when the engine lets them go on by itself. Before 6.2 such
@@ -87,7 +90,7 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
                         tracing::warn!(step = step.name(), %cause, "step failed");
                         note_end(sup, StepEnd::Failed, cause.message.clone());
                         if at >= plan.point_of_no_return {
-                            failures = pause(failures).await;
+                            failures = pause(sup, failures).await;
                         }
                         Event::Failed(cause)
                     }
@@ -106,7 +109,7 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
                     Err(cause) => {
                         tracing::error!(step = step.name(), %cause, "undo failed");
                         note_end(sup, StepEnd::UndoFailed, cause.message.clone());
-                        failures = pause(failures).await;
+                        failures = pause(sup, failures).await;
                         Event::UndoFailed(cause)
                     }
                 };
@@ -122,7 +125,7 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
             }
             Next::Nothing => {
                 // On the way back clients were not let in by a step that could have told it.
-                note_clients(sup, probed(&mut live).await, &live);
+                note_clients(sup, probed(live.probe.take()).await, &live);
                 finish(sup)?;
             }
         }
@@ -131,20 +134,21 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
 }
 
 /// The time that a step which must not fail is given to mend itself. Seen by whoever looks: the step's failure is told first.
-async fn pause(failures: usize) -> usize {
-    tokio::time::sleep(AGAIN[failures.min(AGAIN.len() - 1)]).await;
-    failures + 1
+/// Ends at once when a person asks for that; then it is as if nothing had failed yet.
+async fn pause(sup: &mut Supervisor, failures: usize) -> usize {
+    tokio::select! {
+        () = tokio::time::sleep(AGAIN[failures.min(AGAIN.len() - 1)]) => return failures + 1,
+        () = sup.resumed() => {}
+    }
+    if let Some(journal) = sup.state.section.as_mut() {
+        journal.stuck = None;
+    }
+    sup.publish();
+    0
 }
 
-/// Before the old engine is stopped, before the new one may touch the data, and before clients may write, what was
-/// decided has to survive a power cut too.
 fn durability(step: SectionStep) -> Durability {
-    match step {
-        SectionStep::Stop | SectionStep::Restore | SectionStep::Start | SectionStep::Open => Durability::Flushed,
-        SectionStep::Prepare | SectionStep::Quiesce | SectionStep::Keep | SectionStep::Swap | SectionStep::Prove => {
-            Durability::Written
-        }
-    }
+    if step.is_decisive() { Durability::Flushed } else { Durability::Written }
 }
 
 fn advance(sup: &mut Supervisor, event: Event, durability: Durability) -> Result<(), crate::Error> {
@@ -165,11 +169,13 @@ fn finish(sup: &mut Supervisor) -> Result<(), crate::Error> {
     let mut learned = Learned {
         steps: std::mem::take(&mut journal.steps),
         gap_us: journal.gap_us,
+        circumstances: journal.circumstances.take(),
         clients: journal.clients,
         ..Learned::default()
     };
     let outcome = match journal.phase {
-        Phase::Undone { mut cause } => {
+        // An agent abandons nothing.
+        Phase::Undone { mut cause } | Phase::Abandoned { mut cause, .. } => {
             learned.findings = std::mem::take(&mut cause.findings);
             Outcome::Failed { cause, learned: Box::new(learned) }
         }
@@ -244,7 +250,7 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             let before = live.probe.as_ref().map_or(0, Probe::answered);
             open(sup, &section.to).await?;
             let opened = Timestamp::now();
-            let seen = probed(live).await;
+            let (seen, read) = tokio::join!(probed(live.probe.take()), probed(live.reader.take()));
             sup.state.wanted = true;
             sup.state.generation = section.generation;
             sup.state.settle = Settled::configured(&section.to);
@@ -256,6 +262,11 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
                 journal.own_writes = journal.own_writes.map(|own| own + driver::writes_of_probe(&section.to, since));
                 journal.gap_us =
                     seen.map(|seen| seen.gap).max(whole).and_then(|gap| u64::try_from(gap.as_micros()).ok());
+                if let (Some(circumstances), Some(read), true) =
+                    (journal.circumstances.as_mut(), read, live.probes_whole)
+                {
+                    circumstances.read_gap_us = u64::try_from(read.gap.as_micros()).ok();
+                }
             }
             note_clients(sup, seen, live);
             Ok(String::new())
@@ -302,8 +313,8 @@ async fn in_time<T>(
     tokio::time::timeout(left * 9 / 10, work).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn probed(live: &mut Live) -> Option<Seen> {
-    match live.probe.take() {
+async fn probed(probe: Option<Probe>) -> Option<Seen> {
+    match probe {
         Some(probe) => Some(probe.finish().await),
         None => None,
     }
@@ -335,8 +346,10 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
     let known = sup.state.section.as_ref().is_some_and(|j| j.measures.are_planned());
     if !known {
         let measures = client.plan_measures().await.map_err(cause)?;
+        let circumstances = driver::circumstances(&client, &sup.host.paths).await.map_err(cause)?;
         if let Some(journal) = sup.state.section.as_mut() {
             journal.measures = measures;
+            journal.circumstances = Some(circumstances);
         }
         // What was found has to survive before it is changed.
         sup.save(Durability::Flushed).map_err(unsaved)?;
@@ -359,6 +372,7 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     if live.probe.is_none() {
         live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
         live.probe = Some(driver::probe(&section.from, &sup.host.secrets));
+        live.reader = Some(driver::reader(&section.from, &sup.host.secrets));
     }
     // The last moment at which nobody waits: an engine that may not read its files tells less of them, and may not end cleanly.
     sup.host.give_files()?;

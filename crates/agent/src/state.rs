@@ -10,8 +10,12 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use coffer_core::agent::DONE_REMEMBERED;
+use coffer_core::crash::Crashes;
 use coffer_core::datastore::Number;
+use coffer_core::drift::Drift;
 use coffer_core::finding::Cause;
+use coffer_core::gap::Circumstances;
 use coffer_core::id::{Generation, OperationId, TaskId, VersionId};
 use coffer_core::operation::Phase;
 use coffer_core::section::Section;
@@ -21,6 +25,7 @@ use coffer_wire::agent::AgentEvent;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::drift::Origin;
 use crate::driver::{Fingerprint, Settled, Temporary};
 
 /// What survives the agent.
@@ -48,6 +53,15 @@ pub struct State {
     pub events: Vec<AgentEvent>,
     /// Pre-images that stay for a while, the oldest first.
     pub preimages: Vec<KeptPreimage>,
+    /// How often the engine has ended by itself since it last ran steadily.
+    #[serde(default)]
+    pub crashes: Crashes,
+    /// What the engine was started from.
+    #[serde(default)]
+    pub origin: Origin,
+    /// What is otherwise than recorded, as far as it was told.
+    #[serde(default)]
+    pub drift: Vec<Drift>,
 }
 
 /// A section, and how far it is.
@@ -75,6 +89,9 @@ pub struct Journal {
     pub stuck: Option<Cause>,
     pub gap_us: Option<u64>,
     pub clients: Option<ClientView>,
+    /// What the gap is measured of.
+    #[serde(default)]
+    pub circumstances: Option<Circumstances>,
     /// What the new engine counted as writes before clients got in, and those of the probe after that.
     #[serde(default)]
     pub own_writes: Option<u64>,
@@ -123,9 +140,6 @@ pub enum Durability {
     /// A power cut too.
     Flushed,
 }
-
-/// How many ids of done tasks are remembered. More than a control plane ever has open for one instance.
-const DONE_REMEMBERED: usize = 64;
 
 impl State {
     /// Remembers the end of a task.

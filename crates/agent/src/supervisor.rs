@@ -9,16 +9,22 @@
 //!
 //! Guarantees:
 //! - One thing at a time touches the engine. Tasks that only look or fetch run beside it.
-//! - An engine that dies is started again, at once the first time and then with a pause that doubles; an engine that
-//!   ended with status 0 was told to, and is reported.
+//! - An engine that dies is started again, at once the first time and then with pauses that grow; one that dies again and
+//!   again is one event and a state, not many events. An engine that ended with status 0 was told to, and is reported.
+//! - What is otherwise than it was left is said ([`crate::drift`]), and mended by nothing that nobody asked for.
 //! - What is told to the control plane is kept until it was acknowledged.
 //! - The agent may be killed at any moment: the next one finds the engine by its lock and goes on from the state file.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use coffer_core::agent;
+use coffer_core::crash::{Noted, STEADY};
+use coffer_core::datastore::Number;
+use coffer_core::engine::live::changes;
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, OperationId, TaskId};
-use coffer_core::instance::{Engine, Observed, WayBack};
+use coffer_core::instance::{Engine, Observed};
 use coffer_core::spec::EngineSpec;
 use coffer_core::task::{Learned, Order, Outcome, Task, TaskResult};
 use coffer_wire::agent::{Ack, AgentEvent, Report, Running};
@@ -26,30 +32,23 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::driver::{self, Client, Settled};
+use crate::drift::Watch;
+use crate::driver::{Client, Settled};
 use crate::engine::EngineHost;
 use crate::link::Wanted;
 use crate::sandbox::Exit;
-use crate::site::{self, Exposure, PreImage};
-use crate::state::{Durability, KeptPreimage, State, StateFile};
+use crate::site::{self, Exposure};
+use crate::state::{Birth, Durability, State, StateFile};
 use crate::tasks;
 use crate::{live, section};
 
-/// The pauses between attempts to start an engine that does not stay up. The last one repeats.
-const RESTART_PAUSES: [Duration; 6] = [
-    Duration::ZERO,
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-    Duration::from_secs(15),
-    Duration::from_secs(60),
-];
-/// How long an engine must have run for an end to count as the first again.
-const STEADY: Duration = Duration::from_secs(300);
 /// The pause before it is tried again to end temporary measures.
 const SETTLE_PAUSE: Duration = Duration::from_secs(30);
 /// How often the volume is measured, the engine asked whether it answers, and old pre-images looked at.
 const LOOK_AFTER: Duration = Duration::from_secs(10);
+
+/// Why a loop of crashes is over; see [`STEADY`].
+const STEADILY: &str = "the engine has run for 300 s";
 
 /// Other settings for an engine that goes on, as the control plane ordered them.
 struct Retune {
@@ -72,13 +71,13 @@ pub(crate) struct Supervisor {
     /// Other settings that the engine is to take as it runs.
     retune: Option<Retune>,
     engine: Engine,
-    restarts: u32,
+    pub(crate) watch: Watch,
     started_at: Option<Instant>,
     retry_at: Instant,
     volume_used_bytes: u64,
-    keep_preimages: Duration,
+    pub(crate) keep_preimages: Duration,
     /// The pre-image that an open operation goes back to.
-    held_preimage: Option<OperationId>,
+    pub(crate) held_preimage: Option<OperationId>,
     /// When it is next tried to end temporary measures.
     settle_at: Instant,
 }
@@ -94,6 +93,7 @@ impl Supervisor {
         acks: mpsc::UnboundedReceiver<Ack>,
     ) -> Self {
         Self {
+            watch: Watch::new(&state.drift),
             host,
             state,
             file,
@@ -104,7 +104,6 @@ impl Supervisor {
             beside: None,
             retune: None,
             engine: Engine::Absent,
-            restarts: 0,
             started_at: None,
             retry_at: Instant::now(),
             volume_used_bytes: 0,
@@ -119,11 +118,17 @@ impl Supervisor {
         self.adopt().await?;
         loop {
             if self.state.section.is_some() {
+                let before = self.host.birth();
                 section::work_off(self).await?;
-                self.note_start();
+                self.note_section(before);
             }
             if let Some(retune) = self.retune.take() {
                 self.retune(retune).await?;
+            }
+            if self.host.has_ended() {
+                // While something else was done. It is told before another takes its place.
+                let exit = self.host.ended().await;
+                self.engine_ended(exit)?;
             }
             self.ensure_engine().await?;
             self.publish();
@@ -154,6 +159,14 @@ impl Supervisor {
         if let Some(isolation) = self.host.isolation() {
             self.state.isolation = isolation;
         }
+        if let Some(config) = self.host.take_config() {
+            self.state.origin.config = Some(config);
+        }
+        if let Some((image, program)) = self.host.take_program()
+            && self.state.origin.program.as_ref().is_none_or(|(of, _)| *of != image)
+        {
+            self.state.origin.program = Some((image, program));
+        }
         self.note_given();
         Ok(self.file.save(&self.state, durability)?)
     }
@@ -173,18 +186,31 @@ impl Supervisor {
                 at: Timestamp::now(),
                 generation: self.state.generation,
                 engine: self.engine.clone(),
-                running: self.state.engine.as_ref().filter(|_| serving).map(|e| e.number),
-                on_disk: self.state.on_disk,
+                running: self.watch.says.filter(|_| serving),
+                on_disk: self.on_disk(),
                 volume_used_bytes: self.volume_used_bytes,
                 isolation: self.state.isolation.clone(),
                 settling: self.state.settle.is_some(),
                 gate: self.host.gate_seen(),
                 ways_back: self.ways_back(),
+                drift: self.state.drift.clone(),
+                crash_loop: self.state.crashes.in_loop().cloned(),
             },
             running: running.or(beside),
             results: self.state.results.clone(),
             events: self.state.events.clone(),
         });
+    }
+
+    /// The version that wrote the data last: by the record, unless the data themselves say that it was one that came later.
+    fn on_disk(&self) -> Option<Number> {
+        let foreign = self.state.engine.as_ref().and_then(|spec| self.watch.foreign_data(spec));
+        foreign.or(self.state.on_disk)
+    }
+
+    /// For how long the engine has run, as far as this agent knows.
+    pub(crate) fn runs_for(&self) -> Duration {
+        self.started_at.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     /// Finds out what a dead agent left: an engine that runs, or one that has to be started.
@@ -198,9 +224,12 @@ impl Supervisor {
             self.host.give_files().unwrap_or_else(|cause| tracing::error!(%cause, "files"));
             // Clients get in, also where an agent died before it had let them in.
             match self.host.start(&spec, Exposure::Open).await {
-                Ok(_) => self.engine = Engine::Serving,
-                Err(cause) => self.engine = Engine::Failed { cause, restarts: 0 },
+                Ok(client) => self.note_start(&client).await,
+                Err(cause) => self.engine = Engine::Failed { cause, restarts: self.state.crashes.count() },
             }
+        }
+        if self.is_stopped() {
+            self.engine = Engine::Failed { cause: told_to_end(), restarts: self.state.crashes.count() };
         }
         self.volume_used_bytes = self.host.used_bytes();
         Ok(())
@@ -216,41 +245,86 @@ impl Supervisor {
         self.publish();
         self.state.on_disk = Some(spec.number);
         match self.host.start(&spec, Exposure::Open).await {
-            Ok(_) => {
+            Ok(client) => {
                 // Whatever the files were, from now on data is kept as the configuration says.
                 self.state.settle = self.state.settle.take().or_else(|| Settled::configured(&spec));
-                self.note_start();
+                self.note_start(&client).await;
                 self.save(Durability::Flushed)?;
             }
             Err(cause) => {
                 self.host.kill().await.unwrap_or_else(|cause| tracing::error!(%cause, "engine"));
                 tracing::warn!(%cause, "engine does not start");
                 self.note_given();
-                self.failed(cause);
+                let how = cause.message.clone();
+                if self.failed(cause, &how) == Noted::LoopBegins {
+                    self.tell_loop();
+                }
+                self.save(Durability::Written)?;
             }
         }
         Ok(())
     }
 
-    /// After a section or a start: what runs now is what is watched from now on.
-    fn note_start(&mut self) {
+    /// After a start: what runs now is what is watched from now on.
+    async fn note_start(&mut self, client: &Client) {
+        let says = client.version().await.inspect_err(|error| tracing::warn!(%error, "version")).ok();
+        self.watched(says);
+    }
+
+    /// After a section, which has proven what runs, or has not touched it.
+    fn note_section(&mut self, before: Option<Birth>) {
         if self.host.process().is_some() {
-            self.engine = Engine::Serving;
-            self.started_at = Some(Instant::now());
+            if self.host.birth() != before {
+                // Somebody has asked for this one.
+                self.end_loop("the engine was started anew by an operation");
+            }
+            self.watched(self.state.engine.as_ref().map(|spec| spec.number));
+        } else {
+            self.watch.ended();
         }
         self.volume_used_bytes = self.host.used_bytes();
         self.publish();
     }
 
-    fn failed(&mut self, cause: Cause) {
+    fn watched(&mut self, says: Option<Number>) {
+        self.engine = Engine::Serving;
+        self.started_at = Some(Instant::now());
+        self.watch.started(says);
+        self.volume_used_bytes = self.host.used_bytes();
+        self.publish();
+    }
+
+    /// Notes that the engine ended by itself or did not come up, and when it is tried again.
+    fn failed(&mut self, cause: Cause, how: &str) -> Noted {
         if self.started_at.take().is_some_and(|at| at.elapsed() > STEADY) {
-            self.restarts = 0;
+            self.end_loop(STEADILY);
         }
-        let last = RESTART_PAUSES.len() - 1;
-        let pause = RESTART_PAUSES[usize::try_from(self.restarts).unwrap_or(last).min(last)];
-        self.retry_at = Instant::now() + pause;
-        self.restarts += 1;
-        self.engine = Engine::Failed { cause, restarts: self.restarts };
+        self.watch.ended();
+        let noted = self.state.crashes.note(Timestamp::now(), how);
+        self.retry_at = Instant::now() + self.state.crashes.pause();
+        self.engine = Engine::Failed { cause, restarts: self.state.crashes.count() };
+        noted
+    }
+
+    fn tell_loop(&mut self) {
+        if let Some(cause) = self.state.crashes.in_loop().map(|found| found.cause(self.host.instance)) {
+            self.event("engine.crashing", &cause.to_string());
+        }
+    }
+
+    /// What ends from now on is the first again.
+    fn end_loop(&mut self, why: &str) {
+        if self.state.crashes.forget() {
+            self.event("engine.steady", &format!("{why}; it does not end again and again any more"));
+        }
+    }
+
+    /// Whether somebody else than Coffer told the engine to end. It stays down then until it is asked for.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state.engine.is_some()
+            && !self.state.wanted
+            && self.state.section.is_none()
+            && self.host.process().is_none()
     }
 
     fn engine_ended(&mut self, exit: Option<Exit>) -> Result<(), crate::Error> {
@@ -261,16 +335,20 @@ impl Supervisor {
             // Somebody told it to: that is reported, not healed, and nobody needs to wait for it.
             self.state.wanted = false;
             self.host.refuse();
-            let cause =
-                Cause::new("the engine was told to end, by somebody else than coffer", "coffer instance restart");
+            self.watch.ended();
+            let cause = told_to_end();
             self.event("engine.stopped", &cause.message);
-            self.engine = Engine::Failed { cause, restarts: self.restarts };
+            self.engine = Engine::Failed { cause, restarts: self.state.crashes.count() };
         } else {
-            self.event(
-                "engine.died",
-                &format!("the engine ended by itself ({how}) and is started again; last words: {words}"),
-            );
-            self.failed(Cause::new(format!("the engine ended by itself ({how}): {words}"), "it is started again"));
+            let cause = Cause::new(format!("the engine ended by itself ({how}): {words}"), "it is started again");
+            match self.failed(cause, &format!("({how}) {words}")) {
+                Noted::Single => self.event(
+                    "engine.died",
+                    &format!("the engine ended by itself ({how}) and is started again; last words: {words}"),
+                ),
+                Noted::LoopBegins => self.tell_loop(),
+                Noted::LoopGoesOn => tracing::warn!(how, words, "the engine has ended by itself again"),
+            }
         }
         self.save(Durability::Flushed)
     }
@@ -281,6 +359,20 @@ impl Supervisor {
         self.state.events.push(AgentEvent { at: Timestamp::now(), id: id.to_owned(), message: message.to_owned() });
     }
 
+    /// Returns when a person asks that what is stuck is tried now.
+    pub(crate) async fn resumed(&self) {
+        // A receiver of its own, so that nothing else is overlooked that changes meanwhile.
+        let mut desired = self.desired.clone();
+        let asked = |wanted: &Wanted| wanted.values().filter_map(|desired| desired.resume).collect::<BTreeSet<_>>();
+        let before = asked(&desired.borrow_and_update());
+        while desired.changed().await.is_ok() {
+            if !asked(&desired.borrow_and_update()).is_subset(&before) {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
     /// Takes what is desired: what to run, if it is newer, and the first task that is not known yet.
     fn take_desired(&mut self) -> Result<(), crate::Error> {
         let wanted: Vec<_> = self.desired.borrow_and_update().values().cloned().collect();
@@ -289,8 +381,7 @@ impl Supervisor {
         self.keep_preimages = Duration::from_secs(desired.keep_preimage_seconds);
         // Whichever of them knows of it.
         self.held_preimage = wanted.iter().find_map(|desired| desired.held_preimage);
-        if desired.generation > self.state.generation
-            && self.state.engine.is_none()
+        if agent::takes_over(desired.generation, self.state.generation, self.state.engine.is_some())
             && let Some(engine) = desired.engine.clone()
         {
             self.state.generation = desired.generation;
@@ -301,32 +392,20 @@ impl Supervisor {
         if self.beside.is_some() {
             return Ok(());
         }
-        let mut orders = wanted.into_iter().flat_map(|desired| desired.tasks);
-        let Some(order) = orders.find(|order| !self.state.knows(&order.id)) else { return Ok(()) };
-        let decided = match &order.task {
-            Task::Section(section) => Some(section.generation),
-            Task::Configure { generation, .. } => Some(*generation),
-            Task::Fetch { .. }
-            | Task::Check { .. }
-            | Task::CheckBack { .. }
-            | Task::Verify { .. }
-            | Task::Accounts { .. }
-            | Task::Finalize { .. } => None,
+        let orders = wanted.iter().flat_map(|desired| &desired.tasks);
+        let Some((order, late)) = agent::choose(orders, |id| self.state.knows(id), self.state.generation) else {
+            return Ok(());
         };
-        if let Some(generation) = decided.filter(|generation| *generation <= self.state.generation) {
-            let cause = Cause::new(
-                format!("generation {} was decided before what runs here", generation.0),
-                "ask again for what you want",
-            );
-            return self.finish(order.id, Err(cause));
+        if let Some(cause) = late {
+            return self.finish(order.id.clone(), Err(cause));
         }
         match &order.task {
             Task::Section(section) => {
-                section::begin(self, &order, section);
+                section::begin(self, order, section);
                 return self.save(Durability::Flushed);
             }
             Task::Configure { to, generation } => {
-                self.retune = Some(Retune { task: order.id, to: to.clone(), generation: *generation });
+                self.retune = Some(Retune { task: order.id.clone(), to: to.clone(), generation: *generation });
                 return Ok(());
             }
             Task::Finalize { operations } => {
@@ -334,7 +413,7 @@ impl Supervisor {
                 for preimage in &mut self.state.preimages {
                     preimage.finalized |= operations.contains(&preimage.operation);
                 }
-                self.finish(order.id, Ok(()))?;
+                self.finish(order.id.clone(), Ok(()))?;
                 self.collect_preimages()?;
                 self.publish();
                 return Ok(());
@@ -346,7 +425,7 @@ impl Supervisor {
             | Task::Accounts { .. } => {}
         }
         let work = tasks::work(order.clone(), &self.host, &self.state);
-        self.beside = Some(order);
+        self.beside = Some(order.clone());
         let done = self.done.0.clone();
         tokio::task::spawn_local(async move {
             // The supervisor lives as long as the process.
@@ -363,8 +442,10 @@ impl Supervisor {
             None => Err(Cause::new("the instance does not run an engine yet", "")),
         };
         if taken.is_ok() {
-            self.state.engine = Some(to);
+            let from = self.state.engine.replace(to.clone());
             self.state.generation = generation;
+            let changes = from.map(|from| changes(&from, &to)).unwrap_or_default();
+            self.watch.retuned(changes.into_iter().map(|change| change.name));
         }
         self.finish(task, taken)
     }
@@ -410,12 +491,14 @@ impl Supervisor {
         match (waits_for_retry, settles) {
             (true, _) => self.retry_at.saturating_duration_since(Instant::now()),
             (false, true) => self.settle_at.saturating_duration_since(Instant::now()),
+            (false, false) if self.state.engine.is_some() => LOOK_AFTER.min(self.watch.wait()),
             (false, false) => LOOK_AFTER,
         }
     }
 
     /// What is looked after while nothing happens: that the engine answers, temporary measures, old pre-images, space.
     async fn look_after(&mut self) -> Result<(), crate::Error> {
+        let mut answers = None;
         if let Some(spec) = self.state.engine.clone()
             && self.host.process().is_some()
         {
@@ -425,15 +508,21 @@ impl Supervisor {
                     if Instant::now() >= self.settle_at {
                         self.settle(&client).await?;
                     }
+                    answers = Some(client);
                 }
                 Err(cause) => {
                     // It may be that it cannot read who is to be let in.
                     self.host.give_files().unwrap_or_else(|cause| tracing::error!(%cause, "files"));
                     self.note_given();
-                    self.engine = Engine::Failed { cause, restarts: self.restarts };
+                    self.engine = Engine::Failed { cause, restarts: self.state.crashes.count() };
                 }
             }
         }
+        if self.runs_for() > STEADY && !self.state.crashes.is_empty() {
+            self.end_loop(STEADILY);
+            self.save(Durability::Written)?;
+        }
+        self.look_for_drift(answers.as_ref()).await?;
         self.tend_gate();
         self.collect_preimages()?;
         self.file.ensure_reserve();
@@ -468,42 +557,8 @@ impl Supervisor {
         }
         self.save(Durability::Flushed)
     }
+}
 
-    /// The pre-images that can be gone back to.
-    fn ways_back(&self) -> Vec<WayBack> {
-        let keep = jiff::SignedDuration::try_from(self.keep_preimages).unwrap_or(jiff::SignedDuration::MAX);
-        let shown = self.state.preimages.iter().filter(|kept| !kept.finalized);
-        let way_back = |kept: &KeptPreimage| WayBack {
-            operation: kept.operation,
-            version: kept.version,
-            since: kept.since,
-            until: kept.since.saturating_add(keep).unwrap_or(Timestamp::MAX),
-            bytes: kept.bytes,
-        };
-        shown.map(way_back).collect()
-    }
-
-    /// Removes the pre-images whose time is over, but for one that somebody is about to go back to. Whatever fails here is tried
-    /// again; it fails nothing else.
-    fn collect_preimages(&mut self) -> Result<(), crate::Error> {
-        let Some(kinds) = self.state.engine.as_ref().map(driver::kinds) else { return Ok(()) };
-        let now = Timestamp::now();
-        let is_over = |kept: &KeptPreimage| {
-            let age = Duration::try_from(now.duration_since(kept.since));
-            kept.finalized || age.is_ok_and(|age| age >= self.keep_preimages)
-        };
-        let goes = |kept: &&KeptPreimage| is_over(kept) && self.held_preimage != Some(kept.operation);
-        let mut gone = Vec::new();
-        for kept in self.state.preimages.iter().filter(goes) {
-            match PreImage::of(&self.host.paths, kept.operation, kinds).discard() {
-                Ok(()) => gone.push(kept.operation),
-                Err(error) => tracing::warn!(%error, operation = %kept.operation, "pre-image stays"),
-            }
-        }
-        if gone.is_empty() {
-            return Ok(());
-        }
-        self.state.preimages.retain(|kept| !gone.contains(&kept.operation));
-        self.save(Durability::Written)
-    }
+fn told_to_end() -> Cause {
+    Cause::new("the engine was told to end, by somebody else than coffer", "coffer instance restart")
 }

@@ -14,8 +14,9 @@ use coffer_core::spec::{EngineSpec, ImageWanted};
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
 use coffer_image::{Image, Release, Store};
 
+use crate::cause::cause;
 use crate::driver::{self, Client, Seen};
-use crate::engine::{EngineHost, cause};
+use crate::engine::EngineHost;
 use crate::sandbox::User;
 use crate::site::{Error, Paths, PreImage, Secrets, Site, copy_millis};
 use crate::state::{Birth, KeptPreimage, State};
@@ -89,7 +90,7 @@ impl Sight {
         let client = Client::connect(from, &self.paths, &self.secrets).await.map_err(cause)?;
         let root = self.root(to).await;
         let seen = client.look(from, to, &self.paths, root.as_deref().ok()).await.map_err(cause)?;
-        learned.preview = Some(self.preview(from, to, &seen)?);
+        learned.preview = Some(self.preview(&client, from, to, &seen).await?);
         learned.findings = seen.findings;
         if try_target {
             learned.findings.extend(self.tried(to, root).await);
@@ -129,7 +130,13 @@ impl Sight {
             .map_err(|e| refused(to, format!("it does not start on its configuration: {}", cause(e).message)))
     }
 
-    fn preview(&self, from: &EngineSpec, to: &EngineSpec, seen: &Seen) -> Result<Preview, Cause> {
+    async fn preview(
+        &self,
+        client: &Client,
+        from: &EngineSpec,
+        to: &EngineSpec,
+        seen: &Seen,
+    ) -> Result<Preview, Cause> {
         let estimate = PreImage::estimate(&self.paths, driver::kinds(from)).map_err(cause)?;
         // The append-only file that is written for the stop is not there yet. On disk data takes no more than in memory.
         let data = seen.data_bytes.max(estimate.bytes);
@@ -142,6 +149,7 @@ impl Sight {
             while_serving: vec![seen.while_serving.clone()],
             stops: format!("{} is stopped and {} started on the same data", from.label(), to.label()),
             gap_millis,
+            circumstances: Some(driver::circumstances(client, &self.paths).await.map_err(cause)?),
         })
     }
 

@@ -70,6 +70,9 @@ pub(crate) enum Command {
     /// Let root log in to an instance of MariaDB or MySQL, or not.
     #[command(subcommand)]
     Root(Root),
+    /// See what was measured.
+    #[command(subcommand)]
+    Report(Report),
     /// Keep settings under a name, and give them to instances.
     #[command(subcommand)]
     Configuration(configuration::Configuration),
@@ -206,6 +209,16 @@ pub(crate) enum DatastoreVersion {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Report {
+    /// For how long clients could not write or read, at upgrades, rollbacks and restarts.
+    ///
+    /// A line for what is alike: the same way, a host of the same class, about as much data. Each time in the middle with the shortest and
+    /// the longest. Of the project; with an administrator's cloud of all projects. The same figures are in the plans of upgrades.
+    #[command(after_help = "Examples:\n  coffer report gaps\n  coffer report gaps -o json")]
+    Gaps,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Flavor {
     /// List the flavors: how much memory and how many processors an instance can have.
     #[command(after_help = "Example:\n  coffer flavor list")]
@@ -257,6 +270,16 @@ pub(crate) enum Instance {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Try at once what is stuck, and count its attempts anew. Says first what that does and costs.
+    #[command(after_help = "Examples:
+  coffer instance resume redis_test --dry-run     see what would be done, change nothing
+  coffer instance resume redis_test --wait        see it, be asked, do it, and show each step")]
+    Resume(Decide),
+    /// Give up what is stuck, half way. Says first what that means and costs. Nothing is removed.
+    #[command(after_help = "Examples:
+  coffer instance abandon redis_test --dry-run    see what it would mean, change nothing
+  coffer instance abandon redis_test              see it, be asked, do it")]
+    Abandon(Decide),
     /// List what was done to an instance, or is being done: every step with its times, the gap, the findings.
     #[command(
         after_help = "Examples:\n  coffer instance operations redis_test\n  coffer instance operations redis_test --wait"
@@ -361,6 +384,21 @@ pub(crate) struct Rollback {
     #[arg(long)]
     pub restore: bool,
     /// Do not ask: what is lost may be lost.
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// What is done about an operation that is stuck.
+#[derive(Debug, Args)]
+pub(crate) struct Decide {
+    /// The instance's id or name.
+    pub instance: String,
+    /// Say what it does and costs, and change nothing.
+    #[arg(long, conflicts_with_all = ["wait", "yes"])]
+    pub dry_run: bool,
+    /// Do not ask.
     #[arg(long)]
     pub yes: bool,
     #[command(flatten)]

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor};
-use crate::command::{Session, accounts, agent, configuration, doctor, engine, instance, offer, serve, store};
+use crate::cli::{Cli, Command, Datastore, DatastoreVersion, Flavor, Report};
+use crate::command::{Session, accounts, agent, configuration, doctor, engine, instance, offer, report, serve, store};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -38,14 +38,14 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report(&failure);
+            tell(&failure);
             failure.code()
         }
     }
 }
 
 #[expect(clippy::print_stderr, reason = "this is where errors are told")]
-fn report(failure: &Failure) {
+fn tell(failure: &Failure) {
     eprintln!("{failure}");
 }
 
@@ -67,6 +67,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 offer::list_versions(&Session::open(&common).await?, &datastore).await
             }
             Command::Flavor(Flavor::List) => offer::list_flavors(&Session::open(&common).await?).await,
+            Command::Report(Report::Gaps) => report::gaps(&Session::open(&common).await?).await,
             Command::Configuration(command) => configuration::run(&Session::open(&common).await?, command).await,
             Command::Instance(command) => instance::run(Session::open(&common).await?, command).await,
             Command::Database(command) => accounts::database(&Session::open(&common).await?, command).await,

@@ -106,7 +106,8 @@ fn over(operation: &Operation) -> Option<Result<(), Failure>> {
     match operation.phase.as_str() {
         "done" => Some(Ok(())),
         "undone" => Some(Err(failure(Kind::Undone, ", and everything was put back"))),
-        "stuck" => Some(Err(failure(Kind::Failed, " half way, and a person has to look at it"))),
+        "stuck" => Some(Err(failure(Kind::Failed, " half way, and a person has to choose: resume or abandon"))),
+        "abandoned" => Some(Err(failure(Kind::Failed, ", and was given up half way"))),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@ mod support;
 use std::os::unix::fs::MetadataExt as _;
 
 use support::mariadb::{Writers, assert_same, connect, fill, read, replace, world};
-use support::struck::{ALL, Blow, ENGINE, SERVER, Way, small_world};
+use support::struck::{Way, small_world};
 
 const FROM: &str = "10.5.23";
 const TO: &str = "10.11.19";
@@ -28,26 +28,6 @@ const WAY: Way<'_> = Way {
     to: TO,
     one_in: 2,
 };
-
-fn struck(blow: Blow) {
-    let Some(mut world) = world("", &[FROM, TO]) else { return };
-    WAY.struck(&mut world, blow);
-}
-
-#[test]
-fn an_engine_that_is_killed_at_a_step_costs_the_upgrade_at_most() {
-    struck(ENGINE);
-}
-
-#[test]
-fn a_server_that_is_killed_at_a_step_is_not_missed() {
-    struck(SERVER);
-}
-
-#[test]
-fn all_of_them_killed_at_a_step_cost_the_upgrade_at_most() {
-    struck(ALL);
-}
 
 #[test]
 fn a_configuration_that_others_may_write_and_a_crash_are_mended_by_the_next_start() {

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::crash::CrashLoop;
 use crate::datastore::Number;
+use crate::drift::Drift;
 use crate::finding::{Cause, Finding};
 use crate::gate::{Level, Stance};
 use crate::group::{self, Group};
@@ -62,6 +64,9 @@ pub struct Fault {
     pub at: Timestamp,
     #[serde(flatten)]
     pub cause: Cause,
+    /// Whether an operation was given up half way. Until an engine serves again nobody knows what the instance is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abandoned: bool,
 }
 
 /// What an agent saw when it last looked at its engine.
@@ -86,7 +91,44 @@ pub struct Observed {
     /// The pre-images that are kept, the oldest first. A rollback goes to the last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ways_back: Vec<WayBack>,
+    /// What is otherwise than the agent's record says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Drift>,
+    /// Set while the engine ends again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash_loop: Option<CrashLoop>,
 }
+
+impl Observed {
+    /// What an agent has seen before it has looked.
+    pub fn nothing(at: Timestamp) -> Self {
+        Self {
+            at,
+            generation: Generation::default(),
+            engine: Engine::Absent,
+            running: None,
+            on_disk: None,
+            volume_used_bytes: 0,
+            isolation: Vec::new(),
+            settling: false,
+            gate: None,
+            ways_back: Vec::new(),
+            drift: Vec::new(),
+            crash_loop: None,
+        }
+    }
+
+    /// Whether this is worth to be written down where `other` was: anything is another, or the volume holds much more or less.
+    /// When it was seen is no news.
+    pub fn is_news_after(&self, other: &Self) -> bool {
+        let (used, known) = (self.volume_used_bytes, other.volume_used_bytes);
+        let alike = Self { at: self.at, volume_used_bytes: used, ..other.clone() };
+        alike != *self || used.abs_diff(known) > VOLUME_NEWS_BYTES.max(known / 16)
+    }
+}
+
+/// Less than this is no news of a volume.
+const VOLUME_NEWS_BYTES: u64 = 16 << 20;
 
 /// A pre-image that an agent keeps: what an instance can be taken back to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +169,7 @@ pub enum Engine {
 }
 
 /// What kind of change an operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Create,
@@ -232,6 +274,19 @@ impl Status {
             None if built => Self::Active,
             None => Self::Error,
         }
+    }
+
+    /// The same, given what its agent sees of an instance to which nothing is being done: one whose engine ends again and again
+    /// does not serve, and what one is that was given up half way only an engine that serves can show.
+    #[must_use]
+    pub fn seen(self, instance: &Instance, observed: Option<&Observed>) -> Self {
+        if !matches!(self, Self::Active | Self::RestartRequired) {
+            return self;
+        }
+        let serves = observed.is_some_and(|o| o.engine == Engine::Serving);
+        let in_loop = observed.is_some_and(|o| o.crash_loop.is_some());
+        let abandoned = instance.fault.as_ref().is_some_and(|fault| fault.abandoned);
+        if in_loop || abandoned && !serves { Self::Error } else { self }
     }
 }
 

@@ -14,7 +14,7 @@
 //!      Backward{at-1} |   Stuck{at, undoing} --Retry--> Backward{at}
 //!                 |
 //!                 v (first step undone)
-//!              Undone
+//!              Undone                                             Stuck --Abandon--> Abandoned
 //! ```
 //!
 //! Rules that hold for every plan, whoever is killed at whatever moment:
@@ -60,7 +60,7 @@ pub enum Phase {
     Done,
     /// Wholly old.
     Undone { cause: Cause },
-    /// Neither, and it needs a person: try again, or mend by hand.
+    /// Neither, and it needs a person: try again, or give it up.
     Stuck {
         at: usize,
         cause: Cause,
@@ -68,6 +68,8 @@ pub enum Phase {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         undoing: Option<Cause>,
     },
+    /// Neither, and nobody works on it any more, because a person has given it up. What has been done stays as it is.
+    Abandoned { at: usize, cause: Cause },
 }
 
 impl Phase {
@@ -76,13 +78,16 @@ impl Phase {
 
     /// Whether nothing more will happen.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Done | Self::Undone { .. })
+        matches!(self, Self::Done | Self::Undone { .. } | Self::Abandoned { .. })
     }
 
     /// Why it did not go well, if it did not.
     pub fn cause(&self) -> Option<&Cause> {
         match self {
-            Self::Backward { cause, .. } | Self::Undone { cause } | Self::Stuck { cause, .. } => Some(cause),
+            Self::Backward { cause, .. }
+            | Self::Undone { cause }
+            | Self::Stuck { cause, .. }
+            | Self::Abandoned { cause, .. } => Some(cause),
             Self::Forward { .. } | Self::Done => None,
         }
     }
@@ -120,6 +125,8 @@ pub enum Event {
     Cancel(Cause),
     /// A person wants the stuck step tried again.
     Retry,
+    /// A person gives up what is stuck. It undoes nothing, and does nothing more.
+    Abandon,
 }
 
 /// The event does not fit the phase. Whoever gets this has missed a write of somebody else's.
@@ -138,7 +145,7 @@ pub fn next<S>(plan: &Plan<S>, phase: &Phase) -> Next {
         Phase::Forward { at, begun: true, .. } => Next::Do(*at),
         Phase::Backward { at, .. } => Next::Undo(*at),
         Phase::Stuck { .. } => Next::Wait,
-        Phase::Done | Phase::Undone { .. } => Next::Nothing,
+        Phase::Done | Phase::Undone { .. } | Phase::Abandoned { .. } => Next::Nothing,
     }
 }
 
@@ -190,6 +197,7 @@ pub fn apply<S>(plan: &Plan<S>, phase: &Phase, event: Event) -> Result<Phase, Il
         (Phase::Stuck { at, undoing: Some(cause), .. }, Event::Retry) => {
             Phase::Backward { at: *at, attempt: 0, cause: cause.clone() }
         }
+        (Phase::Stuck { at, cause, .. }, Event::Abandon) => Phase::Abandoned { at: *at, cause: cause.clone() },
         (_, event) => return Err(illegal(&event)),
     })
 }

@@ -27,7 +27,7 @@ use crate::operation::Plan;
 use crate::spec::EngineSpec;
 
 /// One step of a critical section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SectionStep {
     Prepare,
@@ -54,6 +54,15 @@ impl SectionStep {
             Self::Start => "start",
             Self::Prove => "prove",
             Self::Open => "open",
+        }
+    }
+
+    /// Whether that it begins has to survive a power cut too: before the old engine is stopped, before another one may touch
+    /// the data, and before clients may write.
+    pub fn is_decisive(self) -> bool {
+        match self {
+            Self::Stop | Self::Restore | Self::Start | Self::Open => true,
+            Self::Prepare | Self::Quiesce | Self::Keep | Self::Swap | Self::Prove => false,
         }
     }
 }

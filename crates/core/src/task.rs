@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::account;
 use crate::datastore::{Datastore, Number};
 use crate::finding::{Cause, Finding};
+use crate::gap::Circumstances;
 use crate::id::{Digest, Generation, OperationId, TaskId};
 use crate::section::Section;
 use crate::spec::{EngineSpec, ImageWanted};
@@ -36,6 +37,35 @@ pub enum Task {
     CheckBack { to: EngineSpec, restores: Option<OperationId> },
     /// Keep the pre-images of these operations no longer.
     Finalize { operations: Vec<OperationId> },
+}
+
+impl Task {
+    /// Which generation it makes true, where it is more than a look: such a task is done alone, and not when it is of a past one.
+    pub fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::Section(section) => Some(section.generation),
+            Self::Configure { generation, .. } => Some(*generation),
+            Self::Fetch { .. }
+            | Self::Check { .. }
+            | Self::CheckBack { .. }
+            | Self::Verify { .. }
+            | Self::Accounts { .. }
+            | Self::Finalize { .. } => None,
+        }
+    }
+
+    /// Whether it is given up when its time is over. What touches the engine or what is kept is not: the agent works it off by
+    /// itself, and only it knows how that ends.
+    pub fn is_given_up(&self) -> bool {
+        match self {
+            Self::Section(_) | Self::Configure { .. } | Self::Finalize { .. } => false,
+            Self::Fetch { .. }
+            | Self::Check { .. }
+            | Self::CheckBack { .. }
+            | Self::Verify { .. }
+            | Self::Accounts { .. } => true,
+        }
+    }
 }
 
 /// A task with its id.
@@ -82,6 +112,9 @@ pub struct Learned {
     /// How long a client could not write, in microseconds, measured at the instance's own address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_us: Option<u64>,
+    /// What it was measured of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circumstances: Option<Circumstances>,
     /// What clients saw meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<ClientView>,
@@ -199,8 +232,11 @@ pub struct Preview {
     pub while_serving: Vec<String>,
     /// What is stopped, in a sentence.
     pub stops: String,
-    /// For how long clients will not be able to write, as far as can be told.
+    /// For how long clients will not be able to write, as far as can be reckoned.
     pub gap_millis: u64,
+    /// What that depends on. Agents from before did not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circumstances: Option<Circumstances>,
 }
 
 /// One step that was taken, or is being taken.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use coffer_core::account::{self, Account};
 use coffer_core::finding::{Cause, Finding};
+use coffer_core::gap::{Circumstances, Host};
 use coffer_core::group::Configured;
 use coffer_core::id::{Generation, TaskId};
 use coffer_core::operation::{Phase, Plan};
@@ -148,6 +149,7 @@ golden!(phase: Phase {
     Phase::Stuck { undoing: None, .. } => "stuck": Phase::Stuck { at: 7, cause: cause(), undoing: None },
     Phase::Stuck { undoing: Some(_), .. } => "stuck_undoing":
         Phase::Stuck { at: 2, cause: cause(), undoing: Some(Cause::new("the new engine exits at start", "")) },
+    Phase::Abandoned { .. } => "abandoned": Phase::Abandoned { at: 0, cause: cause() },
 });
 
 golden!(outcome: Outcome {
@@ -167,6 +169,15 @@ golden!(learned: Learned {
             since: Timestamp::UNIX_EPOCH,
             counted_at: Timestamp::UNIX_EPOCH,
             writes: Writes::All { count: 12 },
+        }),
+        ..Learned::default()
+    },
+    Learned { circumstances: Some(_), .. } => "with_circumstances": Learned {
+        gap_us: Some(41_000),
+        circumstances: Some(Circumstances {
+            host: Host { arch: "x86_64".to_owned(), processors: 2, memory_gib: 24 },
+            data_bytes: 5000,
+            read_gap_us: Some(21_000),
         }),
         ..Learned::default()
     },
@@ -273,6 +284,7 @@ fn much_learned() -> Learned {
             while_serving: vec!["a background save".to_owned()],
             stops: "the engine".to_owned(),
             gap_millis: 40,
+            circumstances: None,
         }),
         steps: vec![
             end("prepare", StepEnd::Done),
@@ -281,6 +293,7 @@ fn much_learned() -> Learned {
             end("undo prepare", StepEnd::Undone),
         ],
         gap_us: Some(41_000),
+        circumstances: None,
         clients: None,
         accounts: None,
         loss: None,

@@ -12,7 +12,7 @@ fn cause() -> Cause {
     Cause::new("it broke", "mend it")
 }
 
-fn every_event() -> [Event; 7] {
+fn every_event() -> [Event; 8] {
     [
         Event::Begun,
         Event::Succeeded,
@@ -21,12 +21,13 @@ fn every_event() -> [Event; 7] {
         Event::UndoFailed(cause()),
         Event::Cancel(cause()),
         Event::Retry,
+        Event::Abandon,
     ]
 }
 
 #[test]
 fn an_event_that_does_not_fit_is_an_error_that_names_both() {
-    use Event::{Begun, Cancel, Failed, Retry, Succeeded, UndoFailed, UndoSucceeded};
+    use Event::{Abandon, Begun, Cancel, Failed, Retry, Succeeded, UndoFailed, UndoSucceeded};
     // Four steps, of which the last two are not undone.
     let plan = plan(4, 2);
     let forward = |at, begun| Phase::Forward { at, begun, attempt: 0 };
@@ -49,8 +50,8 @@ fn an_event_that_does_not_fit_is_an_error_that_names_both() {
     for at in 0..2 {
         check(Phase::Backward { at, attempt: 0, cause: cause() }, &[UndoSucceeded, UndoFailed(cause())]);
     }
-    check(Phase::Stuck { at: 2, cause: cause(), undoing: None }, &[Retry]);
-    check(Phase::Stuck { at: 1, cause: cause(), undoing: Some(cause()) }, &[Retry]);
+    check(Phase::Stuck { at: 2, cause: cause(), undoing: None }, &[Retry, Abandon]);
+    check(Phase::Stuck { at: 1, cause: cause(), undoing: Some(cause()) }, &[Retry, Abandon]);
     check(Phase::Done, &[]);
     check(Phase::Undone { cause: cause() }, &[]);
 }
@@ -94,6 +95,7 @@ fn can_be<S>(plan: &Plan<S>, phase: &Phase) -> bool {
         Phase::Stuck { at, undoing: None, .. } => (point..plan.steps.len()).contains(at),
         Phase::Stuck { at, undoing: Some(_), .. } => *at < point,
         Phase::Done | Phase::Undone { .. } => true,
+        Phase::Abandoned { at, .. } => *at < plan.steps.len(),
     }
 }
 

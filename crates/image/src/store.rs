@@ -300,7 +300,8 @@ impl Store {
         Ok(fs::rename(&tree, root)?)
     }
 
-    fn root_path(&self, digest: &Digest) -> PathBuf {
+    /// Where the engine root of an image is, whether or not it is there.
+    pub fn root_path(&self, digest: &Digest) -> PathBuf {
         self.directory.join("roots").join(format!("sha256-{}", digest.hex()))
     }
 

@@ -198,6 +198,23 @@ fn a_dead_agent_is_seen_and_started_again() {
 }
 
 #[test]
+fn a_place_that_a_stopped_server_has_is_not_waited_for_for_ever() {
+    let world = World::new();
+    world.provider().ensure(&world.identity).unwrap();
+    // As a server has it that was stopped while it made the place.
+    let lock = world.volume().parent().unwrap().join(format!("{}.lock", world.instance()));
+    let lock = fs_err::File::open(lock).unwrap();
+    flock(lock.file(), FlockOperation::LockExclusive).unwrap();
+    let began = Instant::now();
+    let refused = world.provider().ensure(&world.identity).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    let source = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(source.contains("another server has had its lock for 5 s"), "{source}");
+    drop(lock);
+    assert_eq!(world.provider().ensure(&world.identity).unwrap().agent, Agent::Runs);
+}
+
+#[test]
 fn an_agent_that_cannot_start_is_an_error_and_holds_no_lock() {
     let world = World::new();
     fs_err::remove_file(world.program()).unwrap();

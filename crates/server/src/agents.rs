@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,8 +15,9 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use coffer_core::finding::Cause;
 use coffer_core::id::{InstanceId, OperationId, TaskId};
-use coffer_core::instance::Operation;
+use coffer_core::instance::{Fault, Operation};
 use coffer_core::plan::Step;
+use coffer_core::runner::{operation_of, order_of};
 use coffer_core::task::Task;
 use coffer_wire::agent::{Ack, BODY_LIMIT, Desired, POLL_SECONDS, Report};
 use jiff::Timestamp;
@@ -27,16 +28,12 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
 use crate::app::App;
-use crate::contact::Contact;
+use crate::contact::{Contact, Worth};
 use crate::directory::Directory;
 use crate::ending::Ending;
-use crate::runner::step::{operation_of, order_of};
 
-/// What an agent saw is written down at least so often, even when nothing changes.
-const WRITE_SECONDS: i64 = 30;
-
-/// The event of an engine that ended by itself and was started again.
-const ENGINE_DIED: &str = "engine.died";
+/// The events of an engine that ended by itself and was started again: the first times, and when that became a loop.
+const ENGINE_DIED: [&str; 2] = ["engine.died", "engine.crashing"];
 
 /// Listens on the agents' socket. What a former server left there is removed; whoever calls this knows that none runs.
 pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
@@ -59,17 +56,18 @@ pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
 #[derive(Clone)]
 struct Endpoint {
     app: Arc<App>,
-    directory: Arc<Directory>,
+    /// Connections outlive a server that breaks off, and must not hold its directory for it.
+    directory: Weak<Directory>,
     ending: Ending,
 }
 
 /// The routes of the agent protocol.
-pub(crate) fn router(app: Arc<App>, directory: Arc<Directory>, ending: Ending) -> Router {
+pub(crate) fn router(app: Arc<App>, directory: &Arc<Directory>, ending: Ending) -> Router {
     Router::new()
         .route("/agent/v1/instances/{id}/desired", get(desired))
         .route("/agent/v1/instances/{id}/report", post(report))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Endpoint { app, directory, ending })
+        .with_state(Endpoint { app, directory: Arc::downgrade(directory), ending })
 }
 
 #[derive(Deserialize)]
@@ -163,18 +161,30 @@ impl Endpoint {
             tasks,
             keep_preimage_seconds: u64::from(self.app.config.preimage_keep_hours) * 3600,
             held_preimage: row.open.as_ref().and_then(restores),
+            resume: self.app.contact.resumed(id),
         };
         desired.revision = revision_of(&desired);
         Ok(Some(desired))
     }
 
     /// An agent that does not get on with its section goes on trying. Until it does, everybody can see why.
-    async fn tell_stuck(&self, id: InstanceId, cause: &Cause, at: Timestamp) -> Result<(), coffer_store::Error> {
+    async fn tell_stuck(
+        &self,
+        id: InstanceId,
+        task: &TaskId,
+        cause: &Cause,
+        at: Timestamp,
+    ) -> Result<(), coffer_store::Error> {
+        let mut write = self.app.store.write().await?;
+        let open = write.instance(coffer_store::Scope::Admin, id).await?.and_then(|row| row.open);
+        if open.is_none_or(|open| operation_of(task) != Some(open.id)) {
+            // What it was said of is over, and its end was told.
+            return Ok(());
+        }
         warn!(instance = %id, %cause, "the agent does not get on with a section");
         let event = coffer_store::Event { at, id: "operation.stuck".to_owned(), message: cause.to_string() };
-        let mut write = self.app.store.write().await?;
         write.insert_event(id, &event).await?;
-        write.set_fault(id, Some(cause), at).await?;
+        write.set_fault(id, Some(&Fault { at, cause: cause.clone(), abandoned: false }), at).await?;
         write.commit().await
     }
 
@@ -183,12 +193,12 @@ impl Endpoint {
         let contact = &self.app.contact;
         // By our clock: whether it is recent is judged by our clock as well.
         observed.at = self.app.clock.now();
-        let news = contact.see(id, &observed, WRITE_SECONDS);
+        let Worth { is_news: news, is_back, crashes } = contact.see(id, &observed);
         let told = contact.running(id).and_then(|r| r.stuck);
-        if let Some(cause) =
-            running.as_ref().and_then(|r| r.stuck.as_ref()).filter(|cause| told.as_ref() != Some(cause))
+        if let Some(running) = &running
+            && let Some(cause) = running.stuck.as_ref().filter(|cause| told.as_ref() != Some(cause))
         {
-            self.tell_stuck(id, cause, observed.at).await?;
+            self.tell_stuck(id, &running.id, cause, observed.at).await?;
         }
         contact.set_running(id, running);
         let mut answers = Vec::new();
@@ -197,23 +207,33 @@ impl Endpoint {
                 answers.extend(operation_of(&result.id).map(|operation| (operation, result)));
             }
         }
-        for _ in events.iter().filter(|e| e.id == ENGINE_DIED) {
-            self.app.metrics.engine_restarted();
-        }
+        let died = events.iter().filter(|e| ENGINE_DIED.contains(&e.id.as_str())).count() as u64;
+        self.app.metrics.engines_restarted(died + u64::from(crashes));
         let events_until = events.iter().map(|e| e.at).max();
         let events: Vec<_> =
             events.into_iter().map(|e| coffer_store::Event { at: e.at, id: e.id, message: e.message }).collect();
         if news || !answers.is_empty() || !events.is_empty() {
             let saved = self.app.store.save_report(id, news.then_some(&observed), &answers, &events).await;
-            if !matches!(saved, Ok(true)) {
-                // Not written down, so it is still news when it is told again.
-                contact.forget(id);
-                return saved.map(|_| None);
+            match saved {
+                Ok(true) => {}
+                Ok(false) => {
+                    contact.forget(id);
+                    return Ok(None);
+                }
+                Err(error) => {
+                    contact.unsaved(id);
+                    return Err(error);
+                }
             }
             contact.wake_runner(id);
         }
+        if is_back {
+            self.app.tell_heard(id).await?;
+        }
         // The answer to another server's question is for that one to take, unless it is gone.
-        let is_others = |id: &TaskId| Contact::asker(id).is_some_and(|asker| self.directory.has_another(&asker));
+        let directory = self.directory.upgrade();
+        let has_another = |asker| directory.as_ref().is_none_or(|directory| directory.has_another(&asker));
+        let is_others = |id: &TaskId| Contact::asker(id).is_some_and(has_another);
         let taken = results.into_iter().map(|r| r.id).filter(|id| !is_others(id)).collect();
         Ok(Some(Ack { results: taken, events_until }))
     }

@@ -47,6 +47,8 @@ pub struct Config {
     /// How long new connections wait for an engine that is restarted, upgraded or has died, in seconds, before they are refused
     /// or the engine from before is let back in. An upgrade that has to load much may take longer. Default 60.
     pub hold_seconds: u64,
+    /// For how long an agent may say nothing before it is told that it is silent, in seconds. Agents report every 10. Default 90.
+    pub silent_seconds: u32,
     /// The region's name in replies and in the catalogue of tokens. Default `RegionOne`.
     pub region: String,
     /// The datastore of instances that ask for none. Default `redis`.
@@ -86,6 +88,7 @@ impl Default for Config {
             preimage_keep_hours: 24,
             gate: Level::Steered,
             hold_seconds: 60,
+            silent_seconds: 90,
             region: "RegionOne".to_owned(),
             default_datastore: Datastore::Redis,
             catalogue: None,
@@ -140,6 +143,9 @@ impl Config {
         }
         if !(1..=3600).contains(&self.hold_seconds) {
             return Err((format!("hold_seconds is {}", self.hold_seconds), "it must be from 1 to 3600"));
+        }
+        if !(15..=3600).contains(&self.silent_seconds) {
+            return Err((format!("silent_seconds is {}", self.silent_seconds), "it must be from 15 to 3600"));
         }
         for (name, value) in [("page_size", self.page_size), ("token_hours", self.token_hours)] {
             if value == 0 {

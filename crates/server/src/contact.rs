@@ -1,5 +1,5 @@
-//! Contact with agents, as far as it is held in memory: who is to be woken, how far a task has come, and questions
-//! whose asker waits. All of it may be lost with the process: the truth is in the store and with the agents.
+//! Contact with agents, as far as it is held in memory: who is to be woken, who was heard when, how far a task has come, and
+//! questions whose asker waits. All of it may be lost with the process: the truth is in the store and with the agents.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use coffer_core::id::{InstanceId, TaskId};
 use coffer_core::instance::Observed;
 use coffer_core::task::{Order, Task, TaskResult};
 use coffer_wire::agent::Running;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
@@ -26,6 +26,8 @@ pub(crate) struct Contact {
     /// Rung when an operation of one of the instances in `workable` may have become workable.
     runner: Notify,
     workable: Mutex<HashSet<InstanceId>>,
+    /// Since when this server listens: nobody is silent for longer than that.
+    listens_since: Mutex<Timestamp>,
 }
 
 /// Contact with one agent.
@@ -36,13 +38,39 @@ struct Line {
     running: Option<Running>,
     seen: Option<Seen>,
     questions: Vec<Question>,
+    /// The last time that a person wanted what is stuck to be tried at once.
+    resume: Option<Uuid>,
+    /// That it is silent was told.
+    told_silent: bool,
 }
 
-/// What an agent saw last, and when it was last written down.
+/// What an agent saw last, and what of that was last written down.
 #[derive(Debug)]
 struct Seen {
-    observed: Observed,
-    saved_at: Timestamp,
+    /// Its time is that of the last report, whether or not that said anything new.
+    now: Observed,
+    saved: Observed,
+}
+
+/// What a report is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Worth {
+    /// It says something new, and is written down.
+    pub(crate) is_news: bool,
+    /// It is the first since this server listens, or since it was told that the agent is silent.
+    pub(crate) is_back: bool,
+    /// How often the engine has ended by itself since the report before, in a loop.
+    pub(crate) crashes: u32,
+}
+
+/// What is not as it should be, over all agents that this server hears.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    pub(crate) silent: u64,
+    pub(crate) crashing: u64,
+    pub(crate) drift: BTreeMap<String, u64>,
+    /// Those whose status is another because of what their agents say.
+    pub(crate) instances: Vec<InstanceId>,
 }
 
 #[derive(Debug)]
@@ -62,8 +90,9 @@ pub(crate) struct Asked<'a> {
 
 impl Contact {
     /// Of the server of that name.
-    pub(crate) fn new(server: ServerName) -> Self {
-        Self { server, lines: Mutex::default(), runner: Notify::new(), workable: Mutex::default() }
+    pub(crate) fn new(server: ServerName, now: Timestamp) -> Self {
+        let (lines, runner, workable) = (Mutex::default(), Notify::new(), Mutex::default());
+        Self { server, lines, runner, workable, listens_since: Mutex::new(now) }
     }
 
     fn line<T>(&self, instance: InstanceId, f: impl FnOnce(&mut Line) -> T) -> T {
@@ -104,7 +133,7 @@ impl Contact {
 
     /// How far the agent's task has come.
     pub(crate) fn running(&self, instance: InstanceId) -> Option<Running> {
-        self.line(instance, |line| line.running.clone())
+        self.lines().get(&instance)?.running.clone()
     }
 
     /// Keeps how far the agent's task has come.
@@ -114,31 +143,131 @@ impl Contact {
 
     /// What the agent saw last, since this process began.
     pub(crate) fn seen(&self, instance: InstanceId) -> Option<Observed> {
-        self.line(instance, |line| line.seen.as_ref().map(|seen| seen.observed.clone()))
+        Some(self.lines().get(&instance)?.seen.as_ref()?.now.clone())
     }
 
-    /// Keeps what the agent saw. True when it is worth writing down: something changed, or nothing was written for
-    /// `at_least_every` seconds.
-    pub(crate) fn see(&self, instance: InstanceId, observed: &Observed, at_least_every: i64) -> bool {
+    /// Keeps what the agent saw, and tells what it is worth.
+    pub(crate) fn see(&self, instance: InstanceId, observed: &Observed) -> Worth {
+        let count = |seen: &Observed| seen.crash_loop.as_ref().map(|found| found.count);
         self.line(instance, |line| {
-            let unchanged = line.seen.as_ref().filter(|seen| {
-                let same_time = Observed { at: observed.at, ..seen.observed.clone() };
-                same_time == *observed && observed.at.as_second() - seen.saved_at.as_second() < at_least_every
-            });
-            let saved_at = unchanged.map_or(observed.at, |seen| seen.saved_at);
-            let worth = unchanged.is_none();
-            line.seen = Some(Seen { observed: observed.clone(), saved_at });
-            worth
+            let was_told = std::mem::take(&mut line.told_silent);
+            let Some(seen) = &mut line.seen else {
+                line.seen = Some(Seen { now: observed.clone(), saved: observed.clone() });
+                return Worth { is_news: true, is_back: true, crashes: 0 };
+            };
+            let crashes = count(observed).zip(count(&seen.now)).map_or(0, |(now, then)| now.saturating_sub(then));
+            let is_news = observed.is_news_after(&seen.saved);
+            seen.now = observed.clone();
+            if is_news {
+                seen.saved = observed.clone();
+            }
+            Worth { is_news, is_back: was_told, crashes }
         })
+    }
+
+    /// When the agent was last heard; `None` where it was not, since this server listens.
+    fn heard(line: Option<&Line>) -> Option<Timestamp> {
+        Some(line?.seen.as_ref()?.now.at)
+    }
+
+    /// Since when an agent is silent, where that is for `limit` and longer: since it was heard last, by this server or, as is written
+    /// down, by any; at the earliest since this server listens.
+    pub(crate) fn silent_since(
+        &self,
+        instance: InstanceId,
+        written: Option<Timestamp>,
+        limit: SignedDuration,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let heard = Self::heard(self.lines().get(&instance)).max(written);
+        let since = heard.unwrap_or(Timestamp::MIN).max(self.listens_since());
+        (now.duration_since(since) >= limit).then_some(since)
+    }
+
+    /// This server has not listened for a while, since it was stopped itself: whoever is silent is so from now on.
+    pub(crate) fn listen_anew(&self, now: Timestamp) {
+        *self.listens_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    pub(crate) fn listens_since(&self) -> Timestamp {
+        *self.listens_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agents that have been silent for so long, since when, of whom that was not told yet. Of each once.
+    pub(crate) fn newly_silent(&self, limit: SignedDuration, now: Timestamp) -> Vec<(InstanceId, Timestamp)> {
+        let listens_since = self.listens_since();
+        let mut found = Vec::new();
+        for (instance, line) in self.lines().iter_mut().filter(|(_, line)| !line.told_silent) {
+            let Some(since) = Self::heard(Some(&*line)).map(|heard| heard.max(listens_since)) else { continue };
+            if now.duration_since(since) >= limit {
+                line.told_silent = true;
+                found.push((*instance, since));
+            }
+        }
+        found
+    }
+
+    /// Whether this server has ever heard the agent.
+    pub(crate) fn has_heard(&self, instance: InstanceId) -> bool {
+        Self::heard(self.lines().get(&instance)).is_some()
+    }
+
+    /// Has the agent try at once what it cannot get past.
+    pub(crate) fn resume(&self, instance: InstanceId) {
+        self.line(instance, |line| {
+            line.resume = Some(Uuid::new_v4());
+            line.bell.notify_waiters();
+        });
+    }
+
+    /// The last time that somebody wanted that.
+    pub(crate) fn resumed(&self, instance: InstanceId) -> Option<Uuid> {
+        self.lines().get(&instance)?.resume
+    }
+
+    /// What agents say that is not as it should be, by what it is, and the instances whose status is another for it.
+    pub(crate) fn troubles(&self, limit: SignedDuration, now: Timestamp) -> Troubles {
+        let listens_since = self.listens_since();
+        let mut found = Troubles::default();
+        for (instance, line) in self.lines().iter() {
+            let Some(seen) = &line.seen else {
+                found.silent += u64::from(line.told_silent);
+                continue;
+            };
+            if now.duration_since(seen.now.at.max(listens_since)) >= limit {
+                found.silent += 1;
+                continue;
+            }
+            for drift in &seen.now.drift {
+                *found.drift.entry(drift.id.clone()).or_default() += 1;
+            }
+            found.crashing += u64::from(seen.now.crash_loop.is_some());
+            if seen.now.crash_loop.is_some() || line.running.as_ref().is_some_and(|running| running.stuck.is_some()) {
+                found.instances.push(*instance);
+            }
+        }
+        found
     }
 
     /// How many gates there are of each level and stance, as their agents saw them since this process began.
     pub(crate) fn gates(&self) -> BTreeMap<(Level, Option<Stance>), u64> {
         let mut counts = BTreeMap::new();
-        for gate in self.lines().values().filter_map(|line| line.seen.as_ref()?.observed.gate.as_ref()) {
+        for gate in self.lines().values().filter_map(|line| line.seen.as_ref()?.now.gate.as_ref()) {
             *counts.entry((gate.level, gate.state)).or_default() += 1;
         }
         counts
+    }
+
+    /// What was said to be news was not written down after all: it is still news when it is told again.
+    pub(crate) fn unsaved(&self, instance: InstanceId) {
+        if let Some(seen) = self.lines().get_mut(&instance).and_then(|line| line.seen.as_mut()) {
+            seen.saved = Observed::nothing(Timestamp::MIN);
+        }
+    }
+
+    /// Notes that it was told that an agent is silent.
+    pub(crate) fn told_silent(&self, instance: InstanceId) {
+        self.line(instance, |line| line.told_silent = true);
     }
 
     /// Forgets an instance that is gone.

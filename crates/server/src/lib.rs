@@ -16,6 +16,7 @@ pub mod key;
 pub mod metrics;
 mod runner;
 mod server;
+mod silence;
 
 pub use catalogue::{CatalogueSeed, datastore_id, version_id};
 pub use directory::{BadServerName, Directory, Error as DirectoryError, ServerName, store_file, store_of};

@@ -31,6 +31,9 @@ pub struct Metrics {
     instances: Family<InStatus, Gauge>,
     gates: Family<OfLevel, Gauge>,
     engine_restarts: Counter,
+    silent_agents: Gauge,
+    crashing_engines: Gauge,
+    drift: Family<OfDrift, Gauge>,
 }
 
 /// How an operation ended, as far as it did.
@@ -42,6 +45,8 @@ pub enum End {
     Undone,
     /// It waits for a person.
     Stuck,
+    /// A person gave it up half way.
+    Abandoned,
 }
 
 impl End {
@@ -50,6 +55,7 @@ impl End {
             Self::Done => "done",
             Self::Undone => "undone",
             Self::Stuck => "stuck",
+            Self::Abandoned => "abandoned",
         }
     }
 }
@@ -76,6 +82,12 @@ struct Gap {
 struct OfLevel {
     level: Text,
     state: Text,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDrift {
+    /// One of the few that agents and this server know.
+    id: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -161,7 +173,27 @@ impl Default for Metrics {
             "Engines that ended by themselves and were started again",
             engine_restarts.clone(),
         );
-        Self { registry, requests, operations, gaps, probe_connections, instances, gates, engine_restarts }
+        let (silent_agents, crashing_engines, drift) = (Gauge::default(), Gauge::default(), Family::default());
+        registry.register("silent_agents", "Agents that have said nothing for too long", silent_agents.clone());
+        registry.register(
+            "crashing_engines",
+            "Engines that end by themselves again and again",
+            crashing_engines.clone(),
+        );
+        registry.register("drift", "What is otherwise than recorded, by what it is", drift.clone());
+        Self {
+            registry,
+            requests,
+            operations,
+            gaps,
+            probe_connections,
+            instances,
+            gates,
+            engine_restarts,
+            silent_agents,
+            crashing_engines,
+            drift,
+        }
     }
 }
 
@@ -208,9 +240,21 @@ impl Metrics {
         }
     }
 
-    /// An engine ended by itself and was started again.
-    pub fn engine_restarted(&self) {
-        self.engine_restarts.inc();
+    /// So many engines ended by themselves and were started again.
+    pub fn engines_restarted(&self, count: u64) {
+        self.engine_restarts.inc_by(count);
+    }
+
+    /// What agents say that is not as it should be: of so many engines that end again and again, and what drifted, by its id. And
+    /// so many say nothing.
+    pub fn set_troubles(&self, silent: u64, crashing: u64, drift: impl IntoIterator<Item = (String, u64)>) {
+        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.silent_agents.set(gauge(silent));
+        self.crashing_engines.set(gauge(crashing));
+        self.drift.clear();
+        for (id, count) in drift {
+            self.drift.get_or_create(&OfDrift { id }).set(gauge(count));
+        }
     }
 
     /// So many instances have each status. A status that is not named has none.
@@ -260,7 +304,8 @@ mod tests {
             Kind::Upgrade,
             &ClientView { attempts: 20, refused: 2, reset: 1, wrong: 0, longest_wait_us: 5 },
         );
-        metrics.engine_restarted();
+        metrics.engines_restarted(1);
+        metrics.set_troubles(2, 1, [("config.file".to_owned(), 3)]);
         metrics.set_instances([(Status::Active, 3), (Status::Error, 1)]);
         metrics.set_instances([(Status::Active, 2)]);
         metrics.set_gates([((Level::Steered, Some(Stance::Open)), 2), ((Level::Own, None), 1)]);
@@ -274,6 +319,9 @@ mod tests {
             r#"coffer_probe_connections_total{kind="upgrade",end="reset"} 1"#,
             r#"coffer_probe_connections_total{kind="upgrade",end="wrong"} 0"#,
             "coffer_engine_restarts_total 1",
+            "coffer_silent_agents 2",
+            "coffer_crashing_engines 1",
+            r#"coffer_drift{id="config.file"} 3"#,
             r#"coffer_instances{status="ACTIVE"} 2"#,
             r#"coffer_gates{level="steered",state="open"} 2"#,
             r#"coffer_gates{level="own",state="none"} 1"#,

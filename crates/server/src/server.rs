@@ -27,6 +27,7 @@ use crate::identity::{self, Identity};
 use crate::key::{self, Key};
 use crate::metrics::Metrics;
 use crate::runner::{Host, Runner};
+use crate::silence;
 
 /// How long requests and steps that have begun may take when the server is to end.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -99,7 +100,7 @@ impl Server {
             config: Arc::new(config),
             store,
             catalogue: Arc::new(catalogue),
-            contact: Arc::new(Contact::new(name.clone())),
+            contact: Arc::new(Contact::new(name.clone(), clock.now())),
             key: Arc::new(key),
             clock,
             metrics: Arc::clone(&metrics),
@@ -118,9 +119,10 @@ impl Server {
         if location.is_shared() {
             tasks.spawn(follow_news(Arc::clone(&app), location, ending.clone()));
         }
-        let agents = agents::router(Arc::clone(&app), Arc::clone(&directory), ending.clone());
+        let agents = agents::router(Arc::clone(&app), &directory, ending.clone());
         tasks.spawn(serve_agents(agent_listener, agents, ending.clone()));
         tasks.spawn(Arc::new(Runner::new(Arc::clone(&app), provider, host)).run(ending.clone()));
+        tasks.spawn(silence::watch(Arc::clone(&app), ending.clone()));
         let shared = Shared { app: Arc::clone(&app), identity, metrics };
         tasks.spawn(crate::http::serve(listener, crate::http::router(shared), ending));
         info!(%address, data = %data.display(), %name, "coffer serves");

@@ -46,6 +46,9 @@ async fn changes_have_troves_codes_and_root_its_password_once() {
         ("POST", "users", users("eve"), 202),
         ("POST", "users", users("ann"), 400),
         ("PUT", "users", users("ann"), 202),
+        ("PUT", "users/update_all", users("ann"), 202),
+        ("PUT", "users/update_all", Some(json!({"users": [{"name": "ann"}]})), 400),
+        ("PUT", "users/update_all", Some(json!({"user": {}})), 400),
         ("GET", "users/eve", None, 404),
         ("PUT", "users/ann", Some(json!({"user": {"host": "10.0.0.%", "password": "q"}})), 202),
         ("PUT", "users/ann", Some(json!({"user": {}})), 400),
@@ -60,7 +63,19 @@ async fn changes_have_troves_codes_and_root_its_password_once() {
         assert_eq!(reply.code, code, "{method} {below}: {}", reply.text);
         assert!(code != 202 || reply.text.is_empty());
     }
+    let history = async || {
+        let reply = world.admin.get(&format!("/mgmt/instances/{id}/root")).await;
+        assert_eq!(reply.code, 200, "{}", reply.text);
+        reply.json()["root_history"].take()
+    };
+    assert_eq!(history().await, json!({"id": id, "enabled": "Never", "user": "Nobody"}));
+    assert_eq!(world.demo.get(&format!("/mgmt/instances/{id}/root")).await.code, 401);
     let given = ask("POST", "root", Some(json!({"password": "swordfish"}))).await.json();
+    let since = history().await;
+    assert!(
+        since["enabled"].as_str().is_some_and(|date| date.starts_with("20")) && since["user"] != "Nobody",
+        "{since}"
+    );
     assert_eq!(given, json!({"user": {"name": "root", "password": "swordfish"}}));
     for body in [None, Some(json!({}))] {
         let made = ask("POST", "root", body).await.json();

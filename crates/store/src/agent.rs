@@ -1,23 +1,15 @@
 //! What agents are told and what they tell. Asked by the control plane itself, for one instance at a time, after the
 //! agent has proven to be that instance's; no user's request gets here.
 
-use coffer_core::id::{Generation, InstanceId, OperationId};
+use coffer_core::id::{InstanceId, OperationId};
 use coffer_core::instance::{Kind, Observed, Operation};
 use coffer_core::operation::Phase;
-use coffer_core::spec::EngineSpec;
+use coffer_core::runner::Desire;
 use coffer_core::task::TaskResult;
-use serde::{Deserialize, Serialize};
 
 use crate::operation::operation_columns;
 use crate::row::{Columns, micros, to_json};
 use crate::{Error, Event, News, Store, Write};
-
-/// What an agent is to run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Desire {
-    pub generation: Generation,
-    pub engine: EngineSpec,
-}
 
 /// What the control plane has to tell an agent.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,6 +112,21 @@ impl Store {
             }
         }
         Ok(ids)
+    }
+}
+
+impl Store {
+    /// Whether an instance is to have no place any more, and never again: it is gone, or it was never built and nobody builds
+    /// it. What is not known here is not answered for.
+    pub async fn is_left(&self, id: InstanceId) -> Result<bool, Error> {
+        let left: Option<i64> = sqlx::query_scalar(
+            "SELECT 1 FROM instances i WHERE i.id = $1 AND (i.deleted_at IS NOT NULL OR NOT i.built \
+             AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.instance_id = i.id AND o.is_open))",
+        )
+        .bind(id.to_string())
+        .fetch_optional(self.reader())
+        .await?;
+        Ok(left.is_some())
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_drivers};
-use sqlx::{AnyPool, AssertSqlSafe, ConnectOptions as _, SqlSafeStr as _, SqlStr};
+use sqlx::{AnyPool, AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqlStr};
 
 use crate::Error;
 
@@ -161,13 +161,16 @@ impl Location {
         });
         let backend = self.backend();
         let options: AnyConnectOptions = url.parse()?;
-        let pool = AnyPoolOptions::new().max_connections(size).acquire_timeout(PATIENCE).after_connect(
-            move |connection, _| {
-                Box::pin(async move {
-                    sqlx::raw_sql(AssertSqlSafe(backend.session())).execute(connection).await.map(|_| ())
-                })
-            },
-        );
+        let pool = AnyPoolOptions::new().max_connections(size).acquire_timeout(PATIENCE);
+        let pool = pool.after_connect(move |connection, _| {
+            Box::pin(
+                async move { sqlx::raw_sql(AssertSqlSafe(backend.session())).execute(connection).await.map(|_| ()) },
+            )
+        });
+        // Where the database took a transaction back by itself, as SQLite does on a full disk, what is left of it here cannot be
+        // ended any more, and no other begun: such a connection is given up.
+        let pool =
+            pool.before_acquire(|connection, _| Box::pin(std::future::ready(Ok(!connection.is_in_transaction()))));
         let pool = match backend {
             // Connections to a file do not go stale: asking each time whether one is alive costs more than the query.
             Backend::Sqlite => pool.test_before_acquire(false).idle_timeout(None).max_lifetime(None),

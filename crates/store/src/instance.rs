@@ -106,18 +106,14 @@ impl Store {
         rows.iter().map(event).collect()
     }
 
-    /// Whether something of this kind has ever happened to an instance.
-    pub async fn has_event(&self, scope: Scope<'_>, instance: InstanceId, event: &str) -> Result<bool, Error> {
-        let row = sqlx::query(
-            "SELECT 1 FROM events e JOIN instances i ON i.id = e.instance_id \
-             WHERE e.instance_id = $1 AND e.id = $2 AND ($3 IS NULL OR i.project_id = $3) LIMIT 1",
-        )
-        .bind(instance.to_string())
-        .bind(event)
-        .bind(project_of(scope))
-        .fetch_optional(&self.reader)
-        .await?;
-        Ok(row.is_some())
+    /// The last event of one of these kinds.
+    pub async fn last_event(
+        &self,
+        scope: Scope<'_>,
+        instance: InstanceId,
+        kinds: [&str; 2],
+    ) -> Result<Option<Event>, Error> {
+        last_event(self.reader(), scope, instance, kinds).await
     }
 
     /// Gives an instance another name. False when there is no such instance.
@@ -143,6 +139,17 @@ impl Write {
     pub async fn instance(&mut self, scope: Scope<'_>, id: InstanceId) -> Result<Option<InstanceRow>, Error> {
         let backend = self.backend;
         find(self.tx(), backend, scope, id).await
+    }
+
+    /// Keeps an event of a kind that takes turns with another, unless the last of both was of its kind already: what several
+    /// servers notice is told once. False where it is not kept.
+    pub async fn insert_turn(&mut self, instance: InstanceId, event: &Event, other: &str) -> Result<bool, Error> {
+        let last = last_event(self.tx(), Scope::Admin, instance, [event.id.as_str(), other]).await?;
+        if last.is_some_and(|last| last.id == event.id) {
+            return Ok(false);
+        }
+        self.insert_event(instance, event).await?;
+        Ok(true)
     }
 
     /// What a project has.
@@ -245,6 +252,28 @@ async fn find(
             .fetch_optional(executor)
             .await?;
     Ok(page(&text.unwrap_or_default())?.pop())
+}
+
+async fn last_event(
+    executor: impl Executor<'_, Database = Any>,
+    scope: Scope<'_>,
+    instance: InstanceId,
+    [one, other]: [&str; 2],
+) -> Result<Option<Event>, Error> {
+    let row = sqlx::query(
+        "SELECT e.id, e.message, e.at FROM events e JOIN instances i ON i.id = e.instance_id \
+         WHERE e.instance_id = $1 AND (e.id = $2 OR e.id = $3) AND ($4 IS NULL OR i.project_id = $4) \
+         ORDER BY e.at DESC LIMIT 1",
+    )
+    .bind(instance.to_string())
+    .bind(one)
+    .bind(other)
+    .bind(project_of(scope))
+    .fetch_optional(executor)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let mut c = Columns::of(&row, "event");
+    Ok(Some(Event { id: c.get()?, message: c.get()?, at: c.time()? }))
 }
 
 async fn count(executor: impl Executor<'_, Database = Any>, project: &ProjectId) -> Result<InUse, Error> {

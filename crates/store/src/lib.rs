@@ -11,6 +11,7 @@
 mod agent;
 mod database;
 mod error;
+mod gap;
 mod gathered;
 mod group;
 mod identity;
@@ -28,7 +29,8 @@ use coffer_core::id::ProjectId;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyConnection, AnyPool, SqlSafeStr as _};
 
-pub use agent::{AgentRow, Desire};
+pub use agent::AgentRow;
+pub use coffer_core::runner::{Change, Desire};
 use database::Backend;
 pub use database::{Location, NotAUrl, PostgresUrl};
 pub use error::Error;
@@ -37,7 +39,7 @@ pub use instance::InUse;
 use limit::{Limited, in_time};
 pub use moving::Moved;
 pub use news::{Listener, News};
-pub use operation::{Change, Work};
+pub use operation::Work;
 pub use row::{Event, InstanceRow, OpenOperation};
 
 /// Whose data a query sees. There is no default: whoever writes `Admin` has decided it.
@@ -118,5 +120,6 @@ fn migrations() -> Migrator {
         simple(3, "ipv6", include_str!("../migrations/0003_ipv6.sql")),
         simple(4, "clients", include_str!("../migrations/0004_clients.sql")),
         simple(5, "groups", include_str!("../migrations/0005_groups.sql")),
+        simple(6, "gaps", include_str!("../migrations/0006_gaps.sql")),
     ])
 }

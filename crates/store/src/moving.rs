@@ -9,7 +9,7 @@ use crate::{Error, Store, Write};
 
 /// All tables with all their columns, each after those that it refers to. `#` follows a number and `?` a truth, everything
 /// else is text.
-const TABLES: [(&str, &str); 11] = [
+const TABLES: [(&str, &str); 12] = [
     ("projects", "id name"),
     ("users", "id name password_hash"),
     ("roles", "user_id project_id role"),
@@ -26,6 +26,10 @@ const TABLES: [(&str, &str); 11] = [
         "operations",
         "id instance_id project_id kind target group_id plan phase is_open? epoch# lease_until# steps findings gap_us# clients \
          created_at# updated_at#",
+    ),
+    (
+        "gaps",
+        "operation_id instance_id project_id kind from_engine to_engine host data_bytes# gap_us# read_gap_us# measured_at#",
     ),
     ("task_results", "operation_id task_id result"),
     ("events", "instance_id at# id message"),

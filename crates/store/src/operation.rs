@@ -3,19 +3,19 @@
 //! A claim raises the epoch; every write of the claimant names it. The lease keeps two runners from claiming the same
 //! operation in turns; it is not what makes writes safe, the epoch is.
 
-use coffer_core::datastore::Number;
 use coffer_core::finding::Cause;
 use coffer_core::group::Configured;
-use coffer_core::id::{Digest, Generation, InstanceId, OperationId, TaskId, VersionId};
+use coffer_core::id::{InstanceId, OperationId, TaskId};
 use coffer_core::instance::{Fault, Instance, Operation};
 use coffer_core::operation::Phase;
+use coffer_core::runner::Change;
 use coffer_core::task::TaskResult;
 use jiff::Timestamp;
 use sqlx::any::AnyRow;
 
 use crate::gathered::instance_json;
 use crate::row::{Columns, micros, to_json};
-use crate::{Desire, Error, News, Store, Write};
+use crate::{Error, News, Store, Write};
 
 /// The columns of an operation, in the order in which `Columns::operation` reads them.
 macro_rules! operation_columns {
@@ -48,21 +48,6 @@ pub struct Work {
     pub instance: Instance,
     /// What the agent answered and nobody used yet.
     pub results: Vec<TaskResult>,
-}
-
-/// What else becomes true when an operation moves, in the same transaction.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// The agent is to run this.
-    Desire(Desire),
-    /// This image was fetched for the version, and its program says this number.
-    Image { version: VersionId, digest: Digest, number: Number },
-    /// The instance has served.
-    Built { generation: Generation },
-    /// The instance runs this, and it was proven; and where its settings come from, where that is another way.
-    Runs(Desire, Option<Configured>),
-    /// The instance is gone.
-    Deleted,
 }
 
 impl Store {
@@ -103,7 +88,7 @@ impl Store {
     }
 
     /// Writes where the operation stands now, and with it the changes, what went wrong, and that the answers so far are
-    /// used. Done clears the instance's fault; undone or stuck sets it. All of it or, fenced, nothing.
+    /// used. Done clears the instance's fault; undone, stuck or abandoned sets it. All of it or, fenced, nothing.
     pub async fn save(&self, operation: &Operation, changes: &[Change], lease_until: Timestamp) -> Result<(), Error> {
         let mut write = self.write().await?;
         let done = sqlx::query(
@@ -134,10 +119,13 @@ impl Store {
         for change in changes {
             write.apply(operation.instance, change, operation.updated_at).await?;
         }
+        let at = operation.updated_at;
         match &operation.phase {
-            Phase::Done => write.set_fault(operation.instance, None, operation.updated_at).await?,
-            Phase::Undone { cause } | Phase::Stuck { cause, .. } => {
-                write.set_fault(operation.instance, Some(cause), operation.updated_at).await?;
+            Phase::Done => write.set_fault(operation.instance, None, at).await?,
+            Phase::Undone { cause } | Phase::Stuck { cause, .. } | Phase::Abandoned { cause, .. } => {
+                let abandoned = matches!(operation.phase, Phase::Abandoned { .. });
+                let fault = Fault { at, cause: cause.clone(), abandoned };
+                write.set_fault(operation.instance, Some(&fault), at).await?;
             }
             Phase::Forward { .. } | Phase::Backward { .. } => {}
         }
@@ -246,6 +234,7 @@ impl Write {
                 .bind(to_json(desire)?)
                 .bind(micros(now)),
             Change::Image { version, digest, number } => return self.record_image(*version, digest, *number).await,
+            Change::Measured(gap) => return self.insert_gap(gap).await,
             Change::Built { generation } => {
                 sqlx::query("UPDATE instances SET built = TRUE, generation = $2, updated_at = $3 WHERE id = $1")
                     .bind(instance.to_string())
@@ -269,11 +258,18 @@ impl Write {
                 .bind(micros(now))
                 .bind(configured.is_none())
             }
-            Change::Deleted => sqlx::query(
-                "UPDATE instances SET desired = NULL, group_id = NULL, deleted_at = $2, updated_at = $2 WHERE id = $1",
-            )
-            .bind(instance.to_string())
-            .bind(micros(now)),
+            Change::Deleted => {
+                // What its agent saw is of nothing any more. What was done to it stays known.
+                sqlx::query("DELETE FROM observed WHERE instance_id = $1")
+                    .bind(instance.to_string())
+                    .execute(self.tx())
+                    .await?;
+                sqlx::query(
+                    "UPDATE instances SET desired = NULL, group_id = NULL, deleted_at = $2, updated_at = $2 WHERE id = $1",
+                )
+                .bind(instance.to_string())
+                .bind(micros(now))
+            }
         };
         query.execute(self.tx()).await?;
         Ok(())
@@ -299,8 +295,8 @@ impl Write {
     }
 
     /// Sets or clears what went wrong last with an instance.
-    pub async fn set_fault(&mut self, instance: InstanceId, cause: Option<&Cause>, at: Timestamp) -> Result<(), Error> {
-        let fault = cause.map(|cause| to_json(&Fault { at, cause: cause.clone() })).transpose()?;
+    pub async fn set_fault(&mut self, instance: InstanceId, fault: Option<&Fault>, at: Timestamp) -> Result<(), Error> {
+        let fault = fault.map(to_json).transpose()?;
         sqlx::query("UPDATE instances SET fault = $2, updated_at = $3 WHERE id = $1")
             .bind(instance.to_string())
             .bind(fault)

@@ -135,6 +135,44 @@ async fn instances_from_before_there_were_groups_were_given_what_they_run_with()
 }
 
 #[tokio::test]
+async fn nothing_stays_of_what_the_agent_of_a_deleted_instance_saw() {
+    let (_dir, path, fixture, store) = with_instance().await;
+    let id = fixture.instance.id;
+    assert!(store.save_report(id, Some(&fixture.observed), &[], &[]).await.expect("report"));
+    let operation = suite::open(&store, &fixture.instance, Kind::Delete).await;
+    let mut claimed = store.claim(operation.id, suite::at(1), suite::at(2)).await.expect("query").expect("claim");
+    claimed.phase = coffer_core::operation::Phase::Done;
+    store.save(&claimed, &[coffer_store::Change::Deleted], suite::at(2)).await.expect("save");
+    assert!(!store.save_report(id, Some(&fixture.observed), &[], &[]).await.expect("report"));
+    store.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut file = SqliteConnection::connect_with(&options).await.expect("the file");
+    let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM observed").fetch_one(&mut file).await.expect("a count");
+    assert_eq!(left, 0);
+}
+
+/// As on a disk that is full: then SQLite takes a transaction back by itself.
+#[tokio::test]
+async fn a_transaction_that_the_database_took_back_stands_in_nobodys_way() {
+    let (_dir, path, fixture, store) = with_instance().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut file = SqliteConnection::connect_with(&options).await.expect("the file");
+    let full = "CREATE TRIGGER is_full BEFORE INSERT ON operations BEGIN SELECT RAISE(ROLLBACK, 'full'); END";
+    sqlx::query(full).execute(&mut file).await.expect("a disk that is full");
+    let operation = suite::operation(&fixture.instance, Kind::Upgrade);
+    for _ in 0..2 {
+        let mut write = store.write().await.expect("it can be tried again");
+        write.insert_operation(&operation).await.expect_err("it is full");
+    }
+    sqlx::query("DROP TRIGGER is_full").execute(&mut file).await.expect("room again");
+    let mut write = store.write().await.expect("a transaction");
+    write.insert_operation(&operation).await.expect("there is room");
+    write.commit().await.expect("commit");
+    assert_eq!(store.operations(Scope::Admin, fixture.instance.id).await.expect("query"), [operation]);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn an_instance_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("coffer.db");

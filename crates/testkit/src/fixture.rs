@@ -53,16 +53,11 @@ impl Fixture {
             updated_at: Timestamp::UNIX_EPOCH,
         };
         let observed = Observed {
-            at: Timestamp::UNIX_EPOCH,
             generation: instance.generation,
             engine: Engine::Serving,
             running: Some(number),
             on_disk: Some(number),
-            volume_used_bytes: 0,
-            isolation: Vec::new(),
-            settling: false,
-            gate: None,
-            ways_back: Vec::new(),
+            ..Observed::nothing(Timestamp::UNIX_EPOCH)
         };
         let flavor = Flavor { id: FlavorId::from("1"), name: "small".to_owned(), ram_mib: 512, vcpus: 1 };
         Self { instance, flavor, observed, catalogue }

@@ -8,6 +8,7 @@
 //! - [`fault`] says where, when and how something goes wrong, and lists everything that can.
 //! - [`driver`] is the loop of every executor: record, act, record, and start over from the record after a crash.
 //! - [`world`] is what the steps act on, with the promises it watches over; [`moves`] is what each step does to it.
+//! - [`simulation`] is whole installations of several servers in virtual time, and random histories of what goes wrong.
 //!
 //! Apart from that, [`postgres`] is a real database for tests of the store.
 
@@ -20,4 +21,5 @@ pub mod fixture;
 pub mod moves;
 mod place;
 pub mod postgres;
+pub mod simulation;
 pub mod world;

@@ -10,6 +10,8 @@
 //!    |<------------------------------- 200 Ack ---------------|   the results it has taken
 //! ```
 //!
+//! A report that says nothing new is a heartbeat: servers note when they heard it, and write nothing.
+//!
 //! Both carry `Authorization: Bearer <token of this instance's agent>`. For agents of the local provider the transport is
 //! HTTP over a unix socket that only the control plane's own user can reach. Everything an agent is told is idempotent:
 //! generations older than the one it has are refused, tasks are done once per id.
@@ -22,6 +24,7 @@ use coffer_core::spec::EngineSpec;
 use coffer_core::task::{Order, StepRecord, TaskResult};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// How long the control plane holds a request for the desired state open, in seconds.
 pub const POLL_SECONDS: u64 = 25;
@@ -55,6 +58,9 @@ pub struct Desired {
     /// The operation whose pre-image stays even so, because an open one goes back to it.
     #[serde(default)]
     pub held_preimage: Option<OperationId>,
+    /// Another value whenever a person wants a section that does not get on to be tried at once.
+    #[serde(default)]
+    pub resume: Option<Uuid>,
 }
 
 /// What an agent sees, and what became of its tasks.

@@ -444,8 +444,10 @@ impl Keeper {
             let text = serde_json::to_string(&record)?;
             if text != self.written {
                 // Sockets do not survive a power cut either: it is not flushed.
-                fs_err::write("gate.json.new", &text)?;
-                fs_err::rename("gate.json.new", RECORD)?;
+                let written =
+                    fs_err::write("gate.json.new", &text).and_then(|()| fs_err::rename("gate.json.new", RECORD));
+                // On a full disk some of it may be there.
+                written.inspect_err(|_| drop(fs_err::remove_file("gate.json.new")))?;
             }
             Ok(text)
         };

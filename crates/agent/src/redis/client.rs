@@ -114,6 +114,18 @@ impl Client {
         said.and_then(|v| v.parse().ok()).ok_or(Error::Misunderstood { command: "INFO" })
     }
 
+    /// Its settings now. Of two names for one the newer.
+    pub(crate) async fn settings(&self) -> Result<BTreeMap<String, String>, Error> {
+        let mut all = self.config("*").await?;
+        let newer = |name: &str| name.replace("slave", "replica").replace("ziplist", "listpack");
+        let twins: Vec<_> =
+            all.keys().filter(|name| newer(name) != **name && all.contains_key(&newer(name))).cloned().collect();
+        for name in twins {
+            all.remove(&name);
+        }
+        Ok(all)
+    }
+
     /// Everything that the checks look at. `spec` is what runs.
     pub async fn facts(&self, spec: &EngineSpec, paths: &Paths) -> Result<Facts, Error> {
         facts::gather(self, spec, paths).await
@@ -148,6 +160,13 @@ impl Client {
     pub(super) async fn info(&self, section: &str) -> Result<BTreeMap<String, String>, Error> {
         let text: String = self.ask("INFO", redis::cmd("INFO").arg(section)).await?;
         Ok(parse_info(&text))
+    }
+
+    /// How much of its memory is data, in bytes. Before 4.0 it tells only how much memory it has.
+    pub(crate) async fn data_bytes(&self) -> Result<u64, Error> {
+        let memory = self.info("memory").await?;
+        let bytes = ["used_memory_dataset", "used_memory"].iter().find_map(|name| memory.get(*name)?.parse().ok());
+        bytes.ok_or(Error::Misunderstood { command: "INFO memory" })
     }
 
     /// Settings at run time.

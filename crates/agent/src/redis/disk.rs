@@ -1,9 +1,11 @@
 //! The files of an engine, and which of them may be kept how.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use coffer_core::datastore::{Datastore, Number};
 use coffer_core::engine::redis::config::{AOF, AOF_DIR, RDB};
+use coffer_core::engine::written::{SNAPSHOT_HEAD, by_snapshot};
 use rustix::fs::OFlags;
 
 use crate::site::{self, File, Kind, ensure_absent, open};
@@ -53,6 +55,18 @@ pub(super) fn to_load(data: &Path, multi_part: bool) -> OnDisk {
     } else {
         OnDisk::Nothing
     }
+}
+
+/// Which engine wrote the latest of its snapshots, those at the beginning of an append-only file among them.
+pub(crate) fn written_by(data: &Path) -> Option<(Datastore, Number)> {
+    let parts = fs_err::read_dir(data.join(AOF_DIR)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let bases = parts.filter(|path| name(path).ends_with(".base.rdb"));
+    let latest =
+        bases.chain([data.join(RDB)]).max_by_key(|path| fs_err::symlink_metadata(path).ok()?.modified().ok())?;
+    let mut head = Vec::new();
+    let file = open(&latest, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
+    file.take(SNAPSHOT_HEAD as u64).read_to_end(&mut head).ok()?;
+    by_snapshot(&head)
 }
 
 /// Reads the append-only file into memory, while the old engine serves, so that the next one need not wait for the disk: engines

@@ -100,7 +100,7 @@ pub fn launch(spec: &EngineSpec, site: Site<'_>, exposure: Exposure, port: Port)
 pub(super) const QUICK_HZ: &str = "500";
 
 /// Images carry the server in one of these places.
-fn program(datastore: Datastore, root: &Path) -> String {
+pub(crate) fn program(datastore: Datastore, root: &Path) -> String {
     let name = format!("{datastore}-server");
     let places = ["/usr/bin", "/usr/local/bin", "/bin"].map(|dir| format!("{dir}/{name}"));
     let found = places.iter().find(|path| root.join(path.trim_start_matches('/')).exists());

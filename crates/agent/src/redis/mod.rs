@@ -39,11 +39,14 @@ use serde::{Deserialize, Serialize};
 
 pub use client::Client;
 pub(crate) use client::pauses_writes;
+pub(crate) use coffer_core::engine::redis::config::CONFIG_FILE;
 pub use disk::kind;
+pub(crate) use disk::written_by;
+pub(crate) use launch::program;
 pub use launch::{launch, opens_in_place, write_config};
 pub use section::Quiesced;
 pub use trial::try_target;
-pub use visitor::probe;
+pub use visitor::{probe, reader};
 
 /// Measures that are in force only for a while. Written down by the caller before they are taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

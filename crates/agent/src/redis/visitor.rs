@@ -1,4 +1,4 @@
-//! A short-lived client, as the probe sends one after the other.
+//! Clients as probes send them: short-lived ones that write, one after the other, and one that stays and reads.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,78 +21,129 @@ type Login = (Option<&'static str>, SecretString);
 
 /// Who logs in, writes something that changes nothing, and leaves.
 struct Visitor {
+    door: Door,
+}
+
+/// Who logs in and stays, and reads as long as it may.
+struct Reader {
+    door: Door,
+    connection: Option<BufReader<TcpStream>>,
+}
+
+/// Begins to look as clients of Redis and Valkey do that come anew each time and write. The engine should be open.
+pub fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
+    Probe::start(spec, Visitor { door: Door::of(spec, secrets) })
+}
+
+/// The same of one that stays and reads.
+pub fn reader(spec: &EngineSpec, secrets: &Secrets) -> Probe {
+    Probe::start(spec, Reader { door: Door::of(spec, secrets), connection: None })
+}
+
+impl Caller for Visitor {
+    async fn attempt(&mut self, address: SocketAddr) -> End {
+        match self.door.enter(address, &["DEL", NOBODYS_KEY]).await {
+            Ok((_, answer)) if answer.starts_with(b":") => End::Done,
+            Ok(_) => End::Wrong,
+            Err(end) => end,
+        }
+    }
+}
+
+impl Caller for Reader {
+    async fn attempt(&mut self, address: SocketAddr) -> End {
+        let command = &["GET", NOBODYS_KEY];
+        let (connection, answer) = match self.connection.take() {
+            None => match self.door.enter(address, command).await {
+                Ok(entered) => entered,
+                Err(end) => return end,
+            },
+            Some(mut connection) => match ask(&mut connection, &request(command)).await {
+                Ok(answer) => (connection, answer),
+                Err(_) => return End::Reset,
+            },
+        };
+        if !answer.starts_with(b"$-1") {
+            return End::Wrong;
+        }
+        self.connection = Some(connection);
+        End::Done
+    }
+}
+
+/// The way in: the logins that there may be.
+struct Door {
     logins: Vec<Login>,
     /// The login that was taken last, with which the next one begins, as a client knows its own.
     login: usize,
 }
 
-/// Begins to look as clients of Redis and Valkey do. The engine should be open.
-pub fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
-    let agent = (Some(acl::AGENT), secrets.agent.clone());
-    let logins = match acl::has_users(spec.datastore(), spec.number) {
-        true => vec![agent],
-        // The engine that comes may have users where the one that goes has none.
-        false => vec![(None, secrets.tenant.clone()), agent],
-    };
-    Probe::start(spec, Visitor { logins, login: 0 })
-}
-
-impl Caller for Visitor {
-    async fn attempt(&mut self, address: SocketAddr) -> End {
-        attempt(address, &self.logins, &mut self.login).await
+impl Door {
+    fn of(spec: &EngineSpec, secrets: &Secrets) -> Self {
+        let agent = (Some(acl::AGENT), secrets.agent.clone());
+        let logins = match acl::has_users(spec.datastore(), spec.number) {
+            true => vec![agent],
+            // The engine that comes may have users where the one that goes has none.
+            false => vec![(None, secrets.tenant.clone()), agent],
+        };
+        Self { logins, login: 0 }
     }
-}
 
-/// What one client does. Begins with the login that was taken last, as a client knows its own.
-async fn attempt(address: SocketAddr, logins: &[Login], login: &mut usize) -> End {
-    let mut connection = match TcpStream::connect(address).await {
-        Ok(connection) => BufReader::new(connection),
-        Err(e) => {
-            return match e.kind() {
-                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::TimedOut => {
-                    End::Reset
-                }
-                _ => End::Refused,
-            };
-        }
-    };
-    let mut refused = false;
-    for _ in logins {
-        match ask(&mut connection, &logins[*login]).await {
-            Ok(Some(end)) => return end,
-            Ok(None) => {
-                refused = true;
-                *login = (*login + 1) % logins.len();
+    /// Connects, logs in and asks for this, both at once as pipelining clients do. The connection with the answer.
+    async fn enter(&mut self, address: SocketAddr, command: &[&str]) -> Result<(BufReader<TcpStream>, Vec<u8>), End> {
+        let mut connection = match TcpStream::connect(address).await {
+            Ok(connection) => BufReader::new(connection),
+            Err(e) => {
+                return Err(match e.kind() {
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::TimedOut => {
+                        End::Reset
+                    }
+                    _ => End::Refused,
+                });
             }
-            // One that says why and then closes, such as for too many clients, has answered.
-            Err(_) if refused => return End::Wrong,
-            Err(_) => return End::Reset,
+        };
+        let mut refused = false;
+        for _ in &self.logins {
+            match log_in(&mut connection, &self.logins[self.login], command).await {
+                Ok(Some(answer)) => return Ok((connection, answer)),
+                Ok(None) => {
+                    refused = true;
+                    self.login = (self.login + 1) % self.logins.len();
+                }
+                // One that says why and then closes, such as for too many clients, has answered.
+                Err(_) if refused => return Err(End::Wrong),
+                Err(_) => return Err(End::Reset),
+            }
         }
+        Err(End::Wrong)
     }
-    End::Wrong
 }
 
-/// Logs in and writes, both at once as pipelining clients do. `None` where the login was refused.
-async fn ask(connection: &mut BufReader<TcpStream>, login: &Login) -> io::Result<Option<End>> {
-    connection.write_all(&request(login)).await?;
-    let welcome = line(connection).await?;
+/// The answer to the command. `None` where the login was refused.
+async fn log_in(
+    connection: &mut BufReader<TcpStream>,
+    (user, password): &Login,
+    command: &[&str],
+) -> io::Result<Option<Vec<u8>>> {
+    let auth: Vec<_> = ["AUTH"].into_iter().chain(*user).chain([password.expose_secret()]).collect();
+    let welcome = ask(connection, &[request(&auth), request(command)].concat()).await?;
     if !welcome.starts_with(b"+OK") {
-        // What it says to the write is in the way of the next login. If it closed instead, the next one will see it.
+        // What it says to the command is in the way of the next login. If it closed instead, the next one will see it.
         let _ = line(connection).await;
         return Ok(None);
     }
-    let answer = line(connection).await?;
-    Ok(Some(if answer.starts_with(b":") { End::Done } else { End::Wrong }))
+    line(connection).await.map(Some)
 }
 
-fn request((user, password): &Login) -> Vec<u8> {
-    let auth = ["AUTH"].into_iter().chain(*user).chain([password.expose_secret()]);
-    let mut request = Vec::new();
-    for words in [auth.collect::<Vec<_>>(), vec!["DEL", NOBODYS_KEY]] {
-        request.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
-        for word in words {
-            request.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
-        }
+async fn ask(connection: &mut BufReader<TcpStream>, request: &[u8]) -> io::Result<Vec<u8>> {
+    connection.write_all(request).await?;
+    line(connection).await
+}
+
+fn request(words: &[&str]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        request.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
     }
     request
 }
@@ -116,7 +167,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::timeout;
 
-    use super::{Login, NOBODYS_KEY, Visitor};
+    use super::{Door, Login, NOBODYS_KEY, Reader, Visitor};
     use crate::site::{Probe, Seen};
 
     const LIMIT: Duration = Duration::from_secs(20);
@@ -137,7 +188,7 @@ mod tests {
     }
 
     fn at(address: std::net::SocketAddr, logins: Vec<Login>, last_chance: Duration) -> Probe {
-        Probe::of(address, Visitor { logins, login: 0 }, last_chance)
+        Probe::of(address, Visitor { door: Door { logins, login: 0 } }, last_chance)
     }
 
     fn tenant() -> Login {
@@ -300,5 +351,35 @@ mod tests {
         let seen = timeout(LIMIT, probe.finish()).await.expect("it ends");
         assert_eq!(seen.clients, ClientView::default());
         assert!(seen.gap >= SHORT, "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn who_reads_stays_until_it_is_cut_and_comes_again() {
+        let (listener, address) = listen().await;
+        let reader = Reader { door: Door { logins: vec![agent()], login: 0 }, connection: None };
+        let probe = Probe::of(address, reader, LIMIT);
+        let question = format!("*2\r\n$3\r\nGET\r\n${}\r\n{NOBODYS_KEY}\r\n", NOBODYS_KEY.len());
+        let mut seen = None;
+        for cut in [true, false] {
+            let (mut stream, _) = timeout(LIMIT, listener.accept()).await.expect("it comes").expect("a client");
+            assert!(asked(&mut stream).await.ends_with(&question), "it logs in and asks");
+            stream.write_all(b"+OK\r\n$-1\r\n").await.expect("an answer");
+            for _ in 0..20 {
+                assert_eq!(asked(&mut stream).await, question, "it stays");
+                stream.write_all(b"$-1\r\n").await.expect("an answer");
+            }
+            if !cut {
+                let answers = async {
+                    let mut request = [0; 256];
+                    while stream.read(&mut request).await.is_ok_and(|bytes| bytes > 0) {
+                        stream.write_all(b"$-1\r\n").await.expect("an answer");
+                    }
+                };
+                seen = Some(tokio::join!(probe.finish(), answers).0);
+                break;
+            }
+        }
+        let clients = seen.expect("it was told to end").clients;
+        assert_eq!((clients.refused, clients.reset, clients.wrong), (0, 1, 0), "{clients:?}");
     }
 }

@@ -205,6 +205,13 @@ impl Step {
     }
 }
 
+/// What could not be done, without on what.
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "it was not possible to {}", self.describe().0)
+    }
+}
+
 /// Why an engine was not started. No process of it is left.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -10,8 +10,8 @@ use coffer_core::spec::EngineSpec;
 use jiff::Timestamp;
 
 use super::blocking;
+use crate::cause::cause;
 use crate::driver;
-use crate::engine::cause;
 use crate::site::{Error, PreImage};
 use crate::state::{Held, Journal, KeptPreimage};
 use crate::supervisor::Supervisor;

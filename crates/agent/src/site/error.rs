@@ -43,3 +43,30 @@ pub enum Error {
     #[error("pre-image {} {problem}", path.display())]
     PreImage { path: PathBuf, problem: String },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+    use crate::cause::cause;
+
+    #[test]
+    fn whatever_goes_wrong_with_an_engine_somebody_is_told_what_to_do() {
+        let text = || "text".to_owned();
+        for error in [
+            Error::Io(std::io::ErrorKind::NotFound.into()),
+            Error::Unreachable { socket: "socket".into(), reason: text() },
+            Error::Loading,
+            Error::Refused { command: "PING", reason: text() },
+            Error::Late { what: "answer", within: std::time::Duration::ZERO, detail: text() },
+            Error::Misunderstood { command: "PING" },
+            Error::Unsafe { reason: text() },
+            Error::Busy { reason: text() },
+            Error::Ended { what: text(), exit: text(), log: text() },
+            Error::Wrong { what: text(), found: text() },
+            Error::PreImage { path: "pre".into(), problem: text() },
+        ] {
+            let told = format!("{error:?}");
+            assert_ne!(cause(error).hint, "", "{told}");
+        }
+    }
+}

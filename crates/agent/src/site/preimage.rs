@@ -432,6 +432,24 @@ mod tests {
     }
 
     #[test]
+    fn half_a_pre_image_is_never_put_back() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let image = preimage(volume.path(), &[("t.ibd", "before", 9)]);
+        let data = volume.path().join("data/t.ibd");
+        let found = || fs_err::read_to_string(&data).expect("the data are there");
+        image.copy_ahead().expect("copies");
+        fs_err::write(&data, "after").expect("it changes");
+        image.restore().expect("nothing happens");
+        assert_eq!(found(), "after", "it was not complete");
+        image.complete().expect("a pre-image");
+        fs_err::write(image.dir.join("data/t.ibd"), "aft").expect("it is damaged");
+        fs_err::write(&data, "later").expect("it changes");
+        let refused = image.restore().expect_err("something of it is missing").to_string();
+        assert!(refused.contains("3 bytes of data/t.ibd instead of 5"), "{refused}");
+        assert_eq!(found(), "later", "nothing of it was touched");
+    }
+
+    #[test]
     fn a_pre_image_survives_what_is_done_to_its_copy() {
         let volume = tempfile::tempdir().expect("a directory");
         let image = preimage(volume.path(), &[("db/t.ibd", "then", 9)]);

@@ -11,6 +11,7 @@ use coffer_core::datastore::Number;
 use coffer_core::engine::sql::config;
 use coffer_core::engine::sql::dialect::Dialect;
 use coffer_core::engine::sql::in_force::is_in_force;
+use coffer_core::engine::sql::parameters;
 use coffer_core::finding::Finding;
 use coffer_core::spec::EngineSpec;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow, MySqlSslMode};
@@ -118,6 +119,14 @@ impl Client {
             }
         }
         Ok(findings)
+    }
+
+    /// Those of its settings that may be chosen, as they are now.
+    pub(crate) async fn settings(&self, spec: &EngineSpec) -> Result<BTreeMap<String, String>, Error> {
+        let known = parameters::all(spec.datastore(), spec.number);
+        let rows = self.rows("SHOW VARIABLES", "SHOW GLOBAL VARIABLES").await?;
+        let all = rows.iter().map(|row| (text(row, 0), text(row, 1)));
+        Ok(all.filter(|(name, _)| known.contains_key(name.as_str())).collect())
     }
 
     /// Whether it has its port.

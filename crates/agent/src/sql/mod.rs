@@ -32,15 +32,21 @@ mod visitor;
 mod writes;
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::Path;
 
+use coffer_core::datastore::{Datastore, Number};
+pub(crate) use coffer_core::engine::sql::config::CONFIG_FILE;
 use coffer_core::engine::sql::proof::Sampled;
+use coffer_core::engine::written::{by_mark, marks};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use client::Client;
 pub(crate) use init::ensure_data;
 pub(crate) use launch::{end_upgrade, launch, write_config};
 pub(crate) use trial::try_target;
-pub(crate) use visitor::Visitor;
+pub(crate) use visitor::{Reader, Visitor};
 
 /// Measures that are in force only for a while. Written down by the caller before they are taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,4 +73,17 @@ pub struct Measures {
     /// `event_scheduler`; empty in what agents before this one wrote down, and left alone then.
     #[serde(default)]
     pub events: String,
+}
+
+/// No mark of an engine is longer.
+const MARK_LIMIT: u64 = 64 << 10;
+
+/// Which engine's own step was the last on these data.
+pub(crate) fn written_by(datastore: Datastore, data: &Path) -> Option<(Datastore, Number)> {
+    marks(datastore).iter().find_map(|name| {
+        let mut mark = String::new();
+        let file = crate::site::open(&data.join(name), OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
+        file.take(MARK_LIMIT).read_to_string(&mut mark).ok()?;
+        by_mark(datastore, &mark)
+    })
 }

@@ -187,10 +187,12 @@ impl Client {
     /// Ends the engine with all that it acknowledged on disk. That it has done so is in its log.
     pub(crate) async fn stop(self, spec: &EngineSpec, process: &Process) -> Result<(), Error> {
         let mut client = self;
+        let began = Instant::now();
         loop {
             match client.run("SHUTDOWN", "SHUTDOWN").await {
                 Ok(()) => break,
                 Err(refused @ Error::Refused { .. }) => return Err(refused),
+                Err(late) if began.elapsed() > STOP_LIMIT => return Err(late),
                 Err(error) => tracing::warn!(%error, "it may not have heard that it is to end"),
             }
             // One that heard it ends. One that lets the agent in did not.

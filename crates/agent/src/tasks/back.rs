@@ -7,8 +7,8 @@ use coffer_core::task::{Learned, Loss, Writes};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Sight, judged};
+use crate::cause::cause;
 use crate::driver::{self, Client};
-use crate::engine::cause;
 use crate::site::PreImage;
 use crate::state::KeptPreimage;
 
@@ -31,7 +31,7 @@ impl Sight {
         let reader = restores.map_or(to, |_| from);
         let readers_root = self.root(reader).await.ok();
         let seen = client.look(from, reader, &self.paths, readers_root.as_deref()).await.map_err(cause)?;
-        let mut preview = self.preview(from, to, &seen)?;
+        let mut preview = self.preview(&client, from, to, &seen).await?;
         learned.findings = seen.findings;
         if let Some(operation) = restores {
             let Some(kept) = self.preimages.iter().find(|kept| kept.operation == operation && !kept.finalized) else {

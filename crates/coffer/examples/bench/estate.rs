@@ -138,5 +138,7 @@ fn observed(version: &Version, now: Timestamp) -> Observed {
         settling: false,
         gate: None,
         ways_back: Vec::new(),
+        drift: Vec::new(),
+        crash_loop: None,
     }
 }

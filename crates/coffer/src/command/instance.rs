@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use coffer_core::engine::Policy;
+use coffer_core::stuck::Choice;
 use coffer_wire::trove::account::NewDatabase;
-use coffer_wire::trove::instance::{Instance, InstanceBody};
+use coffer_wire::trove::instance::{Drift, Instance, InstanceBody};
 use coffer_wire::trove::operation::{Operation, PlanBody, UpgradePlan};
 use coffer_wire::trove::request::{DatastoreChoice, InstanceChange, NewInstance, NewVolume, UpgradePreview};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Session, accounts, check, plan, print, rollback};
+use super::{Session, accounts, check, plan, print, rollback, stuck};
 use crate::cli::{Create, Instance as Command, Upgrade, Wait};
 use crate::failure::{Failure, Kind};
 use crate::find;
@@ -33,6 +34,8 @@ pub(crate) async fn run(session: Session, command: Command) -> Result<(), Failur
             session.trove.tell(Method::POST, &path, Some(&json!({"finalize": {}}))).await?;
             follow(session, &instance, wait).await
         }
+        Command::Resume(asked) => stuck::run(session, Choice::Resume, asked).await,
+        Command::Abandon(asked) => stuck::run(session, Choice::Abandon, asked).await,
         Command::Operations { instance, wait } => operations(session, &instance, wait).await,
         Command::Restart { instance, wait } => {
             let instance = find::instance_named(&session.trove, &instance).await?;
@@ -64,11 +67,11 @@ async fn list(session: &Session) -> Result<(), Failure> {
 
 async fn show(session: &Session, instance: &str) -> Result<(), Failure> {
     let instance = find::instance_named(&session.trove, instance).await?;
-    Ok(table::print(&record(&instance).render(session.format))?)
+    Ok(table::print(&record(&instance, session.format).render(session.format))?)
 }
 
 /// The openstack client's fields, and Coffer's.
-fn record(instance: &Instance) -> Record {
+fn record(instance: &Instance, format: Format) -> Record {
     let mut fields = vec![
         ("datastore", json!(instance.datastore.datastore)),
         ("datastore_version", json!(instance.datastore.version)),
@@ -91,6 +94,16 @@ fn record(instance: &Instance) -> Record {
         known("created", Some(json!(detail.created)));
         known("updated", Some(json!(detail.updated)));
         known("service_status_updated", Some(json!(detail.service_status_updated)));
+        known("requested_version", detail.requested_version.as_ref().map(|version| json!(version)));
+        known("recorded_version", detail.recorded_version.as_ref().map(|version| json!(version)));
+        known("drift", (!detail.drift.is_empty()).then(|| drift(&detail.drift, format)));
+        known(
+            "silent",
+            detail.silent.as_ref().map(|silent| match format {
+                Format::Json => json!(silent),
+                Format::Table => json!(format!("since {}: {}; hint: {}", silent.since, silent.message, silent.hint)),
+            }),
+        );
         known("running_version", detail.running_version.as_ref().map(|version| json!(version)));
         known("on_disk_version", detail.on_disk_version.as_ref().map(|version| json!(version)));
         known("configuration", detail.configuration.as_ref().map(|group| json!(group.id)));
@@ -111,6 +124,16 @@ fn record(instance: &Instance) -> Record {
         known("operation", detail.operation.as_ref().map(|operation| json!(progress(operation))));
     }
     Record(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+/// For people a sentence each.
+fn drift(all: &[Drift], format: Format) -> Value {
+    let sentence =
+        |d: &Drift| format!("{}: {}, instead of {}; to mend it: {}", d.object, d.found, d.expected, d.remedy);
+    match format {
+        Format::Json => json!(all),
+        Format::Table => json!(all.iter().map(sentence).collect::<Vec<_>>()),
+    }
 }
 
 async fn create(session: Session, create: Create) -> Result<(), Failure> {
@@ -158,7 +181,7 @@ async fn create(session: Session, create: Create) -> Result<(), Failure> {
             instance = now;
         }
     }
-    let mut record = record(&instance);
+    let mut record = record(&instance, format);
     if let (Some(password), Format::Json) = (password, format) {
         record.0.push(("password".to_owned(), json!(password)));
         if !made.is_empty() {
@@ -309,6 +332,7 @@ fn describe(operation: &Operation) -> String {
         "forward" => "running",
         "backward" => "being undone",
         "undone" => "failed and undone",
+        "abandoned" => "given up half way",
         other => other,
     };
     let mut text = format!("{}{}: {phase}\n", operation.kind, watch::versions(operation));

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use coffer_core::engine::{Fate, Policy};
 use coffer_core::finding::Severity;
 use coffer_wire::trove::fault::FindingBody;
-use coffer_wire::trove::operation::{PlanStep, PlanVersion, UpgradePlan};
+use coffer_wire::trove::operation::{MeasuredGap, PlanStep, PlanVersion, UpgradePlan};
 
+use super::report::told;
 use crate::watch::span;
 
 /// The whole plan. Nothing is left out that `-o json` has and a person can act on.
@@ -23,7 +24,7 @@ pub(crate) fn render(instance: &str, plan: &UpgradePlan) -> String {
         let bytes = bytes(preview.preimage_bytes);
         row("Pre-image", &format!("{}: {bytes}, about {}", preview.preimage_method, millis(preview.preimage_millis)));
         row("Stops", &preview.stops);
-        row("Gap", &format!("clients cannot write for about {}", millis(preview.gap_millis)));
+        row("Gap", &gap(preview.gap_millis, plan.gap.as_ref()));
     }
     row("Way back", &way_back(plan));
     if plan.policy == Policy::Adopt {
@@ -83,6 +84,23 @@ pub(super) fn path(steps: &[PlanStep]) -> String {
         text.push(']');
     }
     text
+}
+
+/// How long clients will not be able to write: as it was measured where it was, else as it is reckoned.
+pub(super) fn gap(reckoned: u64, measured: Option<&MeasuredGap>) -> String {
+    match measured {
+        None => format!(
+            "clients cannot write for about {}, as reckoned: no three like it were measured yet",
+            millis(reckoned)
+        ),
+        Some(gap) => {
+            format!(
+                "clients cannot write for about {}, as measured {} times with about as much data on such a host",
+                told(gap),
+                gap.count
+            )
+        }
+    }
 }
 
 fn way_back(plan: &UpgradePlan) -> String {

@@ -1,7 +1,6 @@
 //! `coffer instance rollback`: what it would do and lose, as people read it, and whether it is to be done.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
 
 use coffer_core::finding::Severity;
 use coffer_wire::trove::instance::Instance;
@@ -9,7 +8,7 @@ use coffer_wire::trove::operation::{LossBody, RollbackPlan, RollbackPlanBody};
 use reqwest::Method;
 use serde_json::json;
 
-use super::plan::{bytes, finding, label, millis, path, section};
+use super::plan::{bytes, finding, gap, label, path, section};
 use super::{Session, instance, print};
 use crate::cli::Rollback;
 use crate::failure::{Failure, Kind};
@@ -54,24 +53,12 @@ fn judged(instance: &Instance, plan: &RollbackPlan) -> Result<(), Failure> {
 
 /// Asks whoever is at the terminal.
 fn agreed(instance: &Instance, plan: &RollbackPlan, restore: bool) -> Result<bool, Failure> {
-    let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
-    if !stdin.is_terminal() || !stderr.is_terminal() {
-        return Err(Failure::new(
-            Kind::Refused,
-            "nobody is at a terminal who could be asked whether to roll back; nothing was touched",
-            format!(
-                "coffer instance rollback {}{} --yes --wait",
-                instance.name,
-                if restore { " --restore" } else { "" }
-            ),
-        ));
-    }
     let lost = if plan.in_place { "" } else { " and lose what was written since" };
-    write!(stderr, "Go back to {}{lost}? [y/N] ", label(&plan.to))?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    stdin.read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    let restore = if restore { " --restore" } else { "" };
+    super::agreed(
+        &format!("Go back to {}{lost}?", label(&plan.to)),
+        &format!("coffer instance rollback {}{restore} --yes --wait", instance.name),
+    )
 }
 
 /// The whole plan. Nothing is left out that `-o json` has and a person can act on.
@@ -85,7 +72,7 @@ fn render(instance: &str, plan: &RollbackPlan) -> String {
     row("Lost", &lost(plan));
     if let Some(preview) = &plan.preview {
         row("Stops", &preview.stops);
-        row("Gap", &format!("clients cannot write for about {}", millis(preview.gap_millis)));
+        row("Gap", &gap(preview.gap_millis, plan.gap.as_ref()));
         row("Way back", &format!("the data that there are now are kept: {}", bytes(preview.preimage_bytes)));
     }
     if let Some(group) = &plan.configuration {

@@ -53,6 +53,11 @@ impl Another {
         http::send(self.listen, method, &path, &headers, body.as_bytes()).expect("the server answers")
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the server can be told");

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::sql::Sql;
 use super::world::{Instance, World, wait_for};
+use super::writers::Balance;
 
 pub(crate) const TENANT: &str = "admin";
 
@@ -210,10 +211,13 @@ pub(crate) struct Writers {
 
 impl Writers {
     pub(crate) fn start(instance: &Instance) -> Self {
-        let mut sql = connect(instance);
-        sql.run("DROP TABLE IF EXISTS shop.log");
-        sql.run("CREATE TABLE shop.log (n BIGINT PRIMARY KEY)");
-        drop(sql);
+        connect(instance).run("DROP TABLE IF EXISTS shop.log");
+        Self::start_from(instance, 0)
+    }
+
+    /// The same with other numbers than those of writers before them, and into the same table.
+    pub(crate) fn start_from(instance: &Instance, first: u64) -> Self {
+        connect(instance).run("CREATE TABLE IF NOT EXISTS shop.log (n BIGINT PRIMARY KEY)");
         let (told, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let write = |told: Arc<AtomicBool>, count: Arc<AtomicUsize>, instance: Instance, first: u64| {
             let (mut n, mut written) = (first, Vec::new());
@@ -230,7 +234,7 @@ impl Writers {
             }
             written
         };
-        let threads = (0..4).map(|writer| {
+        let threads = (first..first + 4).map(|writer| {
             let (told, count, instance) = (Arc::clone(&told), Arc::clone(&acknowledged), instance.clone());
             std::thread::spawn(move || write(told, count, instance, writer << 32))
         });
@@ -247,12 +251,25 @@ impl Writers {
     /// All that was acknowledged is there.
     #[track_caller]
     pub(crate) fn stop(self, instance: &Instance, what: &str) {
-        self.told.store(true, Ordering::Relaxed);
-        let written: Vec<u64> = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        let there: BTreeSet<String> = connect(instance).ask("SELECT n FROM shop.log").unwrap().into_iter().collect();
-        let lost: Vec<_> = written.iter().filter(|n| !there.contains(&n.to_string())).collect();
-        println!("{what}: {} writes acknowledged, {} lost", written.len(), lost.len());
+        let balance = self.stop_and_count(instance, false);
+        let lost = &balance.lost;
+        println!("{what}: {} writes acknowledged, {} lost", balance.acknowledged, lost.len());
         assert!(lost.is_empty(), "{what}: {lost:?}");
+    }
+
+    /// Ends them and counts. After a loss, what they wrote up to some moment is lost as it should be, and nothing after that.
+    pub(crate) fn stop_and_count(self, instance: &Instance, after_a_loss: bool) -> Balance {
+        self.told.store(true, Ordering::Relaxed);
+        let written: Vec<Vec<u64>> = self.threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let there: BTreeSet<String> = connect(instance).ask("SELECT n FROM shop.log").unwrap().into_iter().collect();
+        let is_lost = |n: &&u64| !there.contains(&n.to_string());
+        let of_one = |written: &Vec<u64>| {
+            let skipped = if after_a_loss { written.iter().take_while(is_lost).count() } else { 0 };
+            written.iter().skip(skipped).filter(is_lost).map(u64::to_string).collect::<Vec<_>>()
+        };
+        let lost = written.iter().flat_map(of_one).collect();
+        let acknowledged = written.iter().map(Vec::len).sum::<usize>() as u64;
+        Balance { acknowledged, lost, ..Balance::default() }
     }
 }
 

@@ -1,10 +1,14 @@
 //! What the tests of the whole program share.
 
 pub(crate) mod another;
+pub(crate) mod clock;
 pub(crate) mod contents;
 pub(crate) mod dataset;
+pub(crate) mod disk;
 pub(crate) mod faulty;
+pub(crate) mod held;
 pub(crate) mod http;
+pub(crate) mod ledger;
 pub(crate) mod load;
 pub(crate) mod mariadb;
 pub(crate) mod mysql;

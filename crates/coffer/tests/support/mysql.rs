@@ -17,7 +17,7 @@ pub(crate) const SLOW: &str = "hold_seconds = 600";
 /// The series of [`native_world`]'s older version.
 const BEFORE: &str = "9.6";
 /// Its entry in the catalogue. What is not in the image store can be had nowhere.
-const RELEASE: &str = "[[release]]\ndatastore = 'mysql'\nversion = '9.6'\nbinary = '/usr/sbin/mysqld'\n\
+pub(crate) const RELEASE: &str = "[[release]]\ndatastore = 'mysql'\nversion = '9.6'\nbinary = '/usr/sbin/mysqld'\n\
                        [[release.source]]\nfrom = 'root'\npath = 'nowhere'";
 
 /// Something of every kind that an instance can hold. A statement each.
@@ -98,6 +98,13 @@ pub(crate) fn world(config: &str, versions: &[&str]) -> Option<(World, String)> 
 /// program, but for the number that it says. For all that does not ask what an older one writes.
 pub(crate) fn native_world(config: &str) -> Option<(World, String, String)> {
     let mut world = World::prepare(RELEASE, config)?;
+    let (old, new) = add_older(&world)?;
+    world.start_server();
+    Some((world, old, new))
+}
+
+/// Adds that version to a world whose server does not run yet and whose catalogue has [`RELEASE`]. Gives the numbers of both.
+pub(crate) fn add_older(world: &World) -> Option<(String, String)> {
     if !world.has_image(&format!("mysql/{NEW}")) {
         return None;
     }
@@ -123,8 +130,7 @@ pub(crate) fn native_world(config: &str) -> Option<(World, String, String)> {
     image["annotations"]["coffer.number"] = json!(old);
     manifests.push(image);
     fs_err::write(&index, images.to_string()).unwrap();
-    world.start_server();
-    Some((world, old, new))
+    Some((old, new))
 }
 
 /// The same of a world that is there.
@@ -139,15 +145,20 @@ pub(crate) fn with_images(world: World, versions: &[&str]) -> Option<(World, Str
 /// An instance with something of every kind.
 pub(crate) fn create(world: &World, name: &str, version: &str) -> Instance {
     let instance = world.create_of(["3", "1"], name, &format!("mysql/{version}"), &[]);
-    let mut sql = connect(&instance);
-    for statement in FILL {
-        sql.run(statement);
-    }
+    fill(&instance);
     let mut agent = Sql::as_agent(&world.volume(&instance.id)).unwrap();
     for statement in ACCOUNTS {
         agent.run(statement);
     }
     instance
+}
+
+/// Fills one as its tenant can.
+pub(crate) fn fill(instance: &Instance) {
+    let mut sql = connect(instance);
+    for statement in FILL {
+        sql.run(statement);
+    }
 }
 
 /// All is well, and accounts are let in as they were.

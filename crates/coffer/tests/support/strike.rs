@@ -6,9 +6,9 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
-use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::Value;
 
+use super::held::Held;
 use super::unharmed::state;
 use super::world::{Instance, PATIENCE, World};
 
@@ -58,7 +58,7 @@ pub(crate) fn strike(
     blow: impl FnOnce(&mut World),
 ) -> String {
     let id = &instance.id;
-    let mut agent = Held::seize(world.agent_pid(id).expect("an agent"));
+    let mut agent = Held::main_thread(world.agent_pid(id).expect("an agent"));
     ask(world);
     let file = world.volume(id).join("agent/state.json");
     let deadline = Instant::now() + PATIENCE;
@@ -77,63 +77,6 @@ pub(crate) fn strike(
         }
         assert!(!has_begun || phase.is_object(), "the section was over, and {moment:?} never came");
         assert!(Instant::now() < deadline, "{moment:?} never comes");
-        assert!(agent.step(), "the agent has ended before {moment:?}");
+        assert!(agent.step().is_some(), "the agent has ended before {moment:?}");
     }
-}
-
-/// The main thread of an agent, which goes on only when it is told to, from one system call to the next. Its other threads run.
-/// Let go when this is dropped.
-struct Held {
-    pid: Pid,
-    /// A signal that it was about to get.
-    signal: i32,
-}
-
-impl Held {
-    /// Holds it, wherever it is.
-    fn seize(pid: u32) -> Self {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
-        let mut held = Self { pid, signal: 0 };
-        for (request, data) in [(libc::PTRACE_SEIZE, libc::PTRACE_O_TRACESYSGOOD), (libc::PTRACE_INTERRUPT, 0)] {
-            let done = trace(request, pid, data);
-            done.unwrap_or_else(|e| {
-                panic!("an agent cannot be held: {e}; hint: run as root or set kernel.yama.ptrace_scope to 0")
-            });
-        }
-        assert!(held.wait(), "the agent has ended");
-        held
-    }
-
-    /// Lets it go on to the next system call, or its return from one. False when it has ended.
-    fn step(&mut self) -> bool {
-        // An error says that it was killed, which is seen by waiting for it.
-        let _ = trace(libc::PTRACE_SYSCALL, self.pid, self.signal);
-        self.wait()
-    }
-
-    fn wait(&mut self) -> bool {
-        let Ok(Some((_, status))) = waitpid(Some(self.pid), WaitOptions::empty()) else { return false };
-        let Some(stopped_by) = status.stopping_signal() else { return false };
-        // Stops that are ours carry a mark, or say in the upper half which event they are.
-        let is_ours = stopped_by == libc::SIGTRAP | 0x80 || status.as_raw() >> 16 != 0;
-        self.signal = if is_ours { 0 } else { stopped_by };
-        true
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // One that was killed is nobody's child any more once this has seen its end.
-        if trace(libc::PTRACE_DETACH, self.pid, self.signal).is_err() {
-            while self.wait() {}
-        }
-    }
-}
-
-#[allow(unsafe_code, reason = "no library here offers ptrace")]
-fn trace(request: libc::c_uint, pid: Pid, data: i32) -> std::io::Result<()> {
-    let nowhere = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: none of the requests that are used reads or writes memory of this process: their last argument is a number.
-    let done = unsafe { libc::ptrace(request, pid.as_raw_nonzero().get(), nowhere, libc::c_long::from(data)) };
-    if done == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use super::disk::Disk;
 use super::http::{self, Answer};
 use super::resp::Connection;
 
@@ -67,8 +68,10 @@ pub(crate) struct World {
     listen: SocketAddr,
     server: Option<Child>,
     logins: RefCell<BTreeMap<String, Login>>,
+    /// What the data directory is on, where that is a disk of its own.
+    disk: Option<Disk>,
     /// Held for life: nobody else has these addresses.
-    _slice: Slice,
+    slice: Slice,
 }
 
 /// 254 addresses that nobody else uses.
@@ -119,6 +122,15 @@ impl World {
 
     /// A world whose server does not run yet.
     pub(crate) fn prepare(catalogue: &str, config: &str) -> Option<Self> {
+        Self::prepare_on(None, catalogue, config)
+    }
+
+    /// The same with all that it writes on a disk of its own of so many MiB. `None`, and said so, where none may be mounted.
+    pub(crate) fn prepare_on_disk(mib: u32, catalogue: &str, config: &str) -> Option<Self> {
+        Self::prepare_on(Some(mib), catalogue, config)
+    }
+
+    fn prepare_on(mib: Option<u32>, catalogue: &str, config: &str) -> Option<Self> {
         let Some(store) = std::env::var_os("COFFER_TEST_STORE").map(PathBuf::from).filter(|store| store.is_dir())
         else {
             let test = std::thread::current().name().unwrap_or_default().to_owned();
@@ -132,9 +144,20 @@ impl World {
         // As the server makes it: engines run as users of their own and have to get through.
         let passable = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         fs_err::set_permissions(&data, passable).expect("the mode of the data directory");
+        let engines = if mib.is_some() { data.with_extension("engines") } else { data.join("engines") };
         for part in ["images", "roots"] {
-            link_all(&store.join(part), &data.join("engines").join(part));
+            link_all(&store.join(part), &engines.join(part));
         }
+        let disk = match mib.map(|mib| Disk::make(&data, mib, &engines)) {
+            Some(None) => {
+                println!(
+                    "NOT RUN: on a disk of its own: only root may mount one, and only where there are loop devices"
+                );
+                remove(&data);
+                return None;
+            }
+            disk => disk.flatten(),
+        };
         fs_err::write(data.join("catalogue.toml"), merged_catalogue(catalogue)).expect("the catalogue");
         let number = slice.number;
         let uid = 710_000 + 256 * u32::from(number);
@@ -149,7 +172,7 @@ impl World {
         );
         fs_err::write(data.join("coffer.toml"), config).expect("the configuration");
         let listen = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-        Some(Self { data, listen, server: None, logins: RefCell::default(), _slice: slice })
+        Some(Self { data, listen, server: None, logins: RefCell::default(), disk, slice })
     }
 
     /// Gives the instances a file system of their own with so many MiB. Before the server is started. Needs root: tells
@@ -203,6 +226,27 @@ impl World {
         }
     }
 
+    /// Ends everything that was started here, the server too, and waits until all of it is gone.
+    pub(crate) fn kill_everything(&mut self) {
+        self.kill_server();
+        end_all_of(&self.data);
+    }
+
+    /// The server, if it runs.
+    pub(crate) fn server_pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Child::id)
+    }
+
+    /// Gives the disk of its own power again. Nothing of this world runs.
+    pub(crate) fn power_on(&mut self) {
+        self.disk.as_mut().expect("a disk of its own").again();
+    }
+
+    /// The disk of its own, if it has one.
+    pub(crate) fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
     /// Tells the server to end, and waits until it has.
     pub(crate) fn stop_server(&mut self) {
         self.signal_server(Signal::TERM);
@@ -221,6 +265,11 @@ impl World {
     /// The data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// The third byte of its addresses, unless the configuration says where they are from.
+    pub(crate) fn slice(&self) -> u8 {
+        self.slice.number
     }
 
     /// Where the API is.
@@ -417,8 +466,7 @@ impl Drop for World {
                 println!("--- the agent of {} said:\n{log}", entry.file_name().display());
             }
         }
-        self.kill_server();
-        end_all_of(&self.data);
+        self.kill_everything();
         if std::env::var_os("COFFER_TEST_KEEP").is_none() {
             remove(&self.data);
         }
@@ -516,15 +564,21 @@ fn end_all_of(data: &Path) {
 }
 
 fn remove(directory: &Path) {
-    // A file system that `ensure_disk` made.
-    let disk = directory.join("instances");
-    let mounts = fs_err::read_to_string("/proc/mounts").unwrap_or_default();
-    if mounts.split_ascii_whitespace().any(|word| Path::new(word) == disk) {
-        let _ = Command::new("umount").arg("--lazy").arg(disk).status();
+    // File systems that `ensure_disk` and `Disk` made.
+    for disk in [directory.join("instances"), directory.join("engines"), directory.to_owned()] {
+        let mounts = fs_err::read_to_string("/proc/mounts").unwrap_or_default();
+        if mounts.split_ascii_whitespace().any(|word| Path::new(word) == disk) {
+            let _ = Command::new("umount").arg("--lazy").arg(disk).status();
+        }
     }
-    match fs_err::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => println!("{error}"),
-        _ => {}
+    for image in ["img", "disk"] {
+        let _ = fs_err::remove_file(directory.with_extension(image));
+    }
+    for directory in [directory.to_owned(), directory.with_extension("engines")] {
+        match fs_err::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => println!("{error}"),
+            _ => {}
+        }
     }
 }
 

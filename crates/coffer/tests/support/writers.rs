@@ -2,7 +2,7 @@
 //!
 //! A write whose answer never came may be there or not. One that was answered has to be there, exactly once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -23,6 +23,8 @@ const KINDS: usize = 9;
 /// Writers at work.
 pub(crate) struct Writers {
     instance: Instance,
+    /// The number of the first of them.
+    first: usize,
     over: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Log>>,
@@ -52,13 +54,18 @@ pub(crate) struct Balance {
 
 impl Writers {
     pub(crate) fn start(instance: &Instance) -> Self {
+        Self::start_from(instance, 0)
+    }
+
+    /// The same with other numbers than those of writers before them.
+    pub(crate) fn start_from(instance: &Instance, first: usize) -> Self {
         let (over, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let start = |writer| {
             let (instance, over, acknowledged) = (instance.clone(), Arc::clone(&over), Arc::clone(&acknowledged));
             std::thread::spawn(move || write(writer, &instance, &over, &acknowledged))
         };
-        let threads = (0..WRITERS).map(start).collect();
-        Self { instance: instance.clone(), over, acknowledged, threads }
+        let threads = (first..first + WRITERS).map(start).collect();
+        Self { instance: instance.clone(), first, over, acknowledged, threads }
     }
 
     /// Waits until so many more writes have been acknowledged.
@@ -69,12 +76,22 @@ impl Writers {
 
     /// Ends them and counts.
     pub(crate) fn stop(self) -> Balance {
+        self.stop_and(Balance::count)
+    }
+
+    /// The same where what they wrote up to some moment is lost as it should be, and nothing after that.
+    pub(crate) fn stop_after_a_loss(self) -> Balance {
+        self.stop_and(Balance::count_since_a_loss)
+    }
+
+    fn stop_and(self, count: fn(&mut Balance, usize, Log, &mut Connection)) -> Balance {
         self.over.store(true, Ordering::Relaxed);
         let mut balance = Balance::default();
-        for (writer, thread) in self.threads.into_iter().enumerate() {
+        for (writer, thread) in (self.first..).zip(self.threads) {
             let log = thread.join().expect("a writer");
             let mut connection = connect(&self.instance).expect("the engine answers at its address");
-            balance.count(writer, log, &mut connection);
+            balance.count_answers(&log);
+            count(&mut balance, writer, log, &mut connection);
         }
         balance
     }
@@ -82,7 +99,7 @@ impl Writers {
 
 /// Removes what writers wrote.
 pub(crate) fn forget_written(connection: &mut Connection) {
-    let written = connection.ask(&["KEYS", "[0-9]:*"]).expect("the engine answers").items();
+    let written = connection.ask(&["KEYS", "[0-9]*:*"]).expect("the engine answers").items();
     let removals = written.iter().filter_map(|key| key.text()).map(|key| [&b"DEL"[..], key]);
     connection.pipeline(removals).expect("the engine answers");
 }
@@ -157,14 +174,24 @@ impl Log {
 }
 
 impl Balance {
-    fn count(&mut self, writer: usize, log: Log, connection: &mut Connection) {
+    fn count_answers(&mut self, log: &Log) {
         let done = log.acknowledged.iter().filter(|done| **done).count();
         self.acknowledged += done as u64;
         self.unanswered += (log.acknowledged.len() - done) as u64;
-        self.lost.extend(log.went_back.iter().cloned());
         for (error, count) in &log.errors {
             *self.errors.entry(error.clone()).or_default() += count;
         }
+    }
+
+    fn count_since_a_loss(&mut self, writer: usize, log: Log, connection: &mut Connection) {
+        let there = connection.ask(&["LRANGE", &format!("{writer}:list"), "0", "-1"]).expect("the engine answers");
+        let there: BTreeSet<usize> = there.items().iter().filter_map(number).collect();
+        let since = log.of_kind(2, true).skip_while(|n| !there.contains(n));
+        self.lost.extend(since.filter(|n| !there.contains(n)).map(|n| format!("{writer}:list {n}")));
+    }
+
+    fn count(&mut self, writer: usize, log: Log, connection: &mut Connection) {
+        self.lost.extend(log.went_back.iter().cloned());
         let mut ask = |words: &[&str]| {
             let key = format!("{writer}:{}", words[1]);
             let words: Vec<_> = [&[words[0], key.as_str()], &words[2..]].concat();

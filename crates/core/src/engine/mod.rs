@@ -5,6 +5,7 @@ pub mod live;
 pub mod parameter;
 pub mod redis;
 pub mod sql;
+pub mod written;
 
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +113,22 @@ pub fn shares_data(a: (Datastore, Number), b: (Datastore, Number)) -> bool {
             let format = sql::path::data_format(a.0, a.1);
             a.0 == b.0 && format.is_some() && format == sql::path::data_format(b.0, b.1)
         }
+    }
+}
+
+/// Whether the values of this setting are nobody's to be told, or to be kept beside the engine.
+pub fn is_secret(datastore: Datastore, name: &str) -> bool {
+    match datastore {
+        Datastore::Redis | Datastore::Valkey => redis::config::is_secret(name),
+        Datastore::Mysql | Datastore::Mariadb => false,
+    }
+}
+
+/// Whether the measures around a stop change this setting for a while.
+pub fn is_measured(datastore: Datastore, name: &str) -> bool {
+    match datastore {
+        Datastore::Redis | Datastore::Valkey => redis::config::is_held(name),
+        Datastore::Mysql | Datastore::Mariadb => sql::config::is_held(name),
     }
 }
 

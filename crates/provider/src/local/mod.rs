@@ -36,6 +36,11 @@ use crate::{Agent, Error, Placed, Provider};
 
 /// How long a killed process may take to be gone. The kernel has its memory to free, and writes to finish.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
+/// How long another server may have a place that is made here or looked after, and one that is removed: that takes as long as its
+/// files. How often it is looked whether it still has it.
+const PLACE_LIMIT: Duration = Duration::from_secs(5);
+const REMOVAL_LIMIT: Duration = Duration::from_secs(600);
+const PLACE_PAUSE: Duration = Duration::from_millis(10);
 /// How long an emptied control group may take to let itself be removed.
 const CGROUP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -74,13 +79,28 @@ impl Local {
         self.instances.join(instance.to_string())
     }
 
-    /// The right to change this place, waited for and held until dropped.
-    fn lock_place(&self, instance: InstanceId) -> io::Result<(PathBuf, OwnedFd)> {
+    /// The right to change this place, waited for and held until dropped. Whoever has it needs it for moments, unless it was stopped:
+    /// then it is not waited for for ever.
+    fn lock_place(&self, instance: InstanceId, limit: Duration) -> io::Result<(PathBuf, OwnedFd)> {
         ensure_directory(&self.instances, None)?;
         let path = self.instances.join(format!("{instance}.lock"));
+        let deadline = Instant::now() + limit;
         loop {
             let lock = open_private(&path, OFlags::RDWR | OFlags::CREATE)?;
-            flock(&lock, FlockOperation::LockExclusive)?;
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(PLACE_PAUSE);
+                    continue;
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    let seconds = limit.as_secs();
+                    let message =
+                        format!("another server has had its lock for {seconds} s; hint: end that server if it hangs");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                }
+                Err(error) => return Err(error.into()),
+            }
             // Whoever had it before may have removed the place, and the file with it.
             match fs_err::metadata(&path) {
                 Ok(now) if now.ino() == rustix::fs::fstat(&lock)?.st_ino => return Ok((path, lock)),
@@ -140,7 +160,7 @@ impl Provider for Local {
         let instance = identity.instance;
         let volume = self.volume(instance);
         let make = || -> io::Result<_> {
-            let lock = self.lock_place(instance)?;
+            let lock = self.lock_place(instance, PLACE_LIMIT)?;
             ensure_directory(&volume, None)?;
             for name in ["data", "conf", "run"] {
                 ensure_directory(&volume.join(name), identity.engine_uid)?;
@@ -166,7 +186,7 @@ impl Provider for Local {
         if has_holder(&volume.join("agent/lock")).unwrap_or(false) {
             return Ok(Agent::Runs);
         }
-        let lock = self.lock_place(instance);
+        let lock = self.lock_place(instance, PLACE_LIMIT);
         let (lock_path, _lock) = lock.map_err(|source| Error::Volume { what: "lock the place", instance, source })?;
         if !identity.exists() {
             // Dropped meanwhile, and its lock file with it: this is a new one.
@@ -178,7 +198,7 @@ impl Provider for Local {
 
     fn drop_place(&self, instance: InstanceId) -> Result<(), Error> {
         let failed = |what| move |source| Error::Volume { what, instance, source };
-        let (lock_path, _lock) = self.lock_place(instance).map_err(failed("lock the place"))?;
+        let (lock_path, _lock) = self.lock_place(instance, REMOVAL_LIMIT).map_err(failed("lock the place"))?;
         let volume = self.volume(instance);
         let mut cgroups = holder::cgroups_named(&instance.to_string());
         if volume.exists() {

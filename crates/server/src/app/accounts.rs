@@ -63,10 +63,15 @@ impl App {
     pub async fn disable_root(&self, caller: &Caller, id: InstanceId) -> Result<Answer, Error> {
         let answer = self.accounts(caller, id, Request::DisableRoot).await?;
         let is_disabled = answer == Answer::Refused(Refusal::RootDisabled);
-        if is_disabled && self.store.has_event(scope_of(caller), id, ROOT_ENABLED).await? {
+        if is_disabled && self.root_enabled(caller, id).await?.is_some() {
             return Ok(Answer::Changed);
         }
         Ok(answer)
+    }
+
+    /// When somebody last let root log in, and who, as the event says it. `None`: nobody ever did.
+    pub async fn root_enabled(&self, caller: &Caller, id: InstanceId) -> Result<Option<Event>, Error> {
+        Ok(self.store.last_event(scope_of(caller), id, [ROOT_ENABLED; 2]).await?)
     }
 
     /// The first databases and users of an instance, checked and as they may lie in the store. `None`: there are none.

@@ -10,11 +10,12 @@ use coffer_core::id::{Epoch, InstanceId, OperationId, VersionId};
 use coffer_core::instance::{Instance, Kind, Operation};
 use coffer_core::operation::{Phase, Plan};
 use coffer_core::plan::{Planned, Record, Refusal, Snapshot, Step, plan_delete, plan_restart, plan_upgrade};
+use coffer_core::runner::operation_of;
 use coffer_store::{InstanceRow, OpenOperation, Write};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{App, Error, Thing, believed, needs_write, scope_of};
+use super::{App, Error, Thing, needs_write, scope_of};
 use crate::caller::Caller;
 
 impl App {
@@ -103,9 +104,12 @@ impl App {
     pub(super) fn stuck(&self, id: InstanceId, open: &OpenOperation) -> Option<Cause> {
         match &open.phase {
             Phase::Stuck { cause, .. } => Some(cause.clone()),
-            Phase::Forward { .. } | Phase::Backward { .. } | Phase::Done | Phase::Undone { .. } => {
-                self.contact.running(id).and_then(|running| running.stuck)
+            Phase::Forward { .. } | Phase::Backward { .. } => {
+                // What a server heard last may be of an operation before this one.
+                let running = self.contact.running(id).filter(|running| operation_of(&running.id) == Some(open.id));
+                running.and_then(|running| running.stuck)
             }
+            Phase::Done | Phase::Undone { .. } | Phase::Abandoned { .. } => None,
         }
     }
 
@@ -119,6 +123,7 @@ impl App {
     ) -> Result<T, Error> {
         let version = self.current_version(&row.instance)?;
         let catalogue: Vec<Version> = self.catalogue.all().iter().map(|v| Version::clone(v)).collect();
+        let observed = self.believed(&row.instance, row.observed.clone(), now).ok().flatten();
         let flavor = self.flavor(&row.instance.flavor).map_err(|e| Error::Internal(Box::new(e)))?;
         Ok(plan(&Snapshot {
             operation,
@@ -126,7 +131,7 @@ impl App {
             version: &version,
             flavor,
             open: row.open.as_ref().map(|open| open.kind),
-            observed: row.observed.as_ref().filter(|o| believed(o, now)),
+            observed: observed.as_ref(),
             catalogue: &catalogue,
             policy: Policy::default(),
             groups: &[],

@@ -18,7 +18,7 @@ use coffer_store::{InstanceRow, Write};
 use uuid::Uuid;
 
 use super::create::check_name;
-use super::{App, Error, Excess, Page, Paged, Thing, believed, needs_write, scope_of};
+use super::{App, Error, Excess, Page, Paged, Thing, needs_write, scope_of};
 use crate::caller::Caller;
 
 /// The most groups that a project may have.
@@ -177,10 +177,11 @@ impl App {
             return Err(Error::Busy { instance: instance.id, kind: open.kind });
         }
         let version = self.current_version(instance)?;
-        let serves = row.observed.as_ref().filter(|o| believed(o, self.clock.now())).map(|o| &o.engine);
+        let observed = self.believed(instance, row.observed.clone(), self.clock.now()).ok().flatten();
+        let serves = observed.is_some_and(|o| o.engine == Engine::Serving);
         let is_live = apply_live(&version, &instance.settings, &instance.wanted()) != instance.settings;
         // One that does not serve gets all of it at its next restart, and says until then that it needs one.
-        if !is_live || serves != Some(&Engine::Serving) {
+        if !is_live || !serves {
             return Ok(None);
         }
         let plan = self.open(write, row, Kind::Configure, None, |snapshot| plan_configure(snapshot, Some(group)));
@@ -273,7 +274,7 @@ impl App {
             while tokio::time::Instant::now() < deadline {
                 match self.store.phase(*operation).await? {
                     Some(Phase::Forward { .. } | Phase::Backward { .. }) => tokio::time::sleep(PERIOD).await,
-                    Some(Phase::Undone { cause } | Phase::Stuck { cause, .. }) => {
+                    Some(Phase::Undone { cause } | Phase::Stuck { cause, .. } | Phase::Abandoned { cause, .. }) => {
                         return Err(Error::NotTaken { instance: *instance, cause });
                     }
                     Some(Phase::Done) | None => break,

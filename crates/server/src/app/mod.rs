@@ -7,9 +7,12 @@ mod accounts;
 mod change;
 mod create;
 mod error;
+mod gaps;
 mod groups;
 mod preview;
 mod rollback;
+mod silence;
+mod stuck;
 mod versions;
 mod view;
 
@@ -22,23 +25,22 @@ pub use view::{
 
 use std::sync::Arc;
 
+use coffer_core::drift::find_in_record;
 use coffer_core::flavor::Flavor;
 use coffer_core::id::{FlavorId, InstanceId, ProjectId};
-use coffer_core::instance::{Fault, Observed, Operation, Status, operating_status};
+use coffer_core::instance::{Fault, Instance, Observed, Operation, Status, operating_status};
 use coffer_store::{Event, InstanceRow, Store};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use versions::{needs_admin, needs_write};
 
 use crate::caller::Caller;
 use crate::catalogue::Catalogue;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::contact::Contact;
+use crate::contact::{Contact, Troubles};
 use crate::key::Key;
 use crate::metrics::Metrics;
 
-/// What an agent saw is believed for so many seconds. Agents report every 10.
-const BELIEVED_SECONDS: i64 = 90;
 /// How many events of an instance are shown.
 const EVENTS_SHOWN: u32 = 100;
 
@@ -144,32 +146,88 @@ impl App {
     /// How many instances have each status, all projects together. For figures that name nobody.
     pub async fn instance_counts(&self) -> Result<Vec<(Status, u64)>, Error> {
         let mut counts = Vec::<(Status, u64)>::new();
+        let mut add = |status: Status, more: i64| match counts.iter_mut().find(|(other, _)| *other == status) {
+            Some((_, sum)) => *sum = sum.saturating_add_signed(more),
+            None => counts.push((status, u64::try_from(more).unwrap_or(0))),
+        };
         for (built, open, count) in self.store.instance_counts().await? {
             let status = Status::of(built, open.as_ref().map(|(kind, phase)| (*kind, phase)));
-            match counts.iter_mut().find(|(other, _)| *other == status) {
-                Some((_, sum)) => *sum += count,
-                None => counts.push((status, count)),
+            add(status, i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        // Of a few the status is another because of what their agents say, which the store does not count.
+        let now = self.clock.now();
+        for id in self.troubles().instances {
+            let Some(row) = self.store.instance(coffer_store::Scope::Admin, id).await? else { continue };
+            let counted = Status::of(row.instance.built, row.open.as_ref().map(|o| (o.kind, &o.phase)));
+            let shown = self.view(row, now)?.status;
+            if shown != counted {
+                add(counted, -1);
+                add(shown, 1);
             }
         }
         Ok(counts)
     }
 
+    /// What an agent saw last, as far as that says how things are: what it saw before it fell silent is no news. Else since when
+    /// it is silent.
+    pub(super) fn believed(
+        &self,
+        instance: &Instance,
+        written: Option<Observed>,
+        now: Timestamp,
+    ) -> Result<Option<Observed>, Timestamp> {
+        let written_at = written.as_ref().map(|observed| observed.at);
+        if instance.built
+            && let Some(since) = self.contact.silent_since(instance.id, written_at, self.silence_limit(), now)
+        {
+            return Err(since);
+        }
+        Ok([written, self.contact.seen(instance.id)].into_iter().flatten().max_by_key(|observed| observed.at))
+    }
+
+    /// What is not as it should be, over all agents that this server hears.
+    pub(crate) fn troubles(&self) -> Troubles {
+        self.contact.troubles(self.silence_limit(), self.clock.now())
+    }
+
+    /// For how long an agent may say nothing.
+    pub(crate) fn silence_limit(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.config.silent_seconds.into())
+    }
+
     /// An instance as it is shown.
     fn view(&self, row: InstanceRow, now: Timestamp) -> Result<InstanceView, Error> {
         let InstanceRow { mut instance, observed, open } = row;
+        let (observed, silent_since) = match self.believed(&instance, observed, now) {
+            Ok(observed) => (observed, None),
+            Err(since) => (None, Some(since)),
+        };
         let mut status = Status::of(instance.built, open.as_ref().map(|o| (o.kind, &o.phase)));
         if let Some(cause) = open.as_ref().and_then(|o| self.stuck(instance.id, o)) {
             status = Status::Error;
-            instance.fault.get_or_insert(Fault { at: now, cause });
+            instance.fault.get_or_insert(Fault { at: now, cause, abandoned: false });
         }
         let pending = instance.pending();
         if status == Status::Active && open.is_none() && !pending.is_empty() {
             status = Status::RestartRequired;
         }
-        let requested = open.as_ref().and_then(|o| o.target).filter(|_| status == Status::Upgrade);
-        let shown = requested.unwrap_or(instance.version);
-        let version = self.catalogue.version(shown).ok_or_else(|| Error::internal(format!("no version {shown}")))?;
-        let observed = observed.filter(|o| believed(o, now));
+        if open.is_none() {
+            status = status.seen(&instance, observed.as_ref());
+        }
+        if status == Status::Error
+            && let Some(found) = observed.as_ref().and_then(|o| o.crash_loop.as_ref()).filter(|_| open.is_none())
+        {
+            instance.fault = Some(Fault { at: found.last, cause: found.cause(instance.id), abandoned: false });
+        }
+        let version = |id| self.catalogue.version(id).ok_or_else(|| Error::internal(format!("no version {id}")));
+        let requested = open.as_ref().and_then(|o| o.target);
+        let recorded = version(instance.version)?;
+        let version = version(requested.filter(|_| status == Status::Upgrade).unwrap_or(instance.version))?;
+        let requested = requested.and_then(|id| self.catalogue.version(id)).unwrap_or_else(|| Arc::clone(&recorded));
+        let mut drift = observed.as_ref().map(|o| o.drift.clone()).unwrap_or_default();
+        if let Some(observed) = observed.as_ref().filter(|_| open.is_none() && instance.built) {
+            drift.extend(find_in_record(&instance, recorded.number, observed));
+        }
         let kept = observed.as_ref().and_then(|o| o.ways_back.last()).cloned();
         let way_back = kept.map(|kept| {
             let version = kept.version.and_then(|id| self.catalogue.version(id));
@@ -177,6 +235,8 @@ impl App {
         });
         Ok(InstanceView {
             version,
+            requested,
+            recorded,
             running: observed.as_ref().and_then(|o| o.running),
             on_disk: observed.as_ref().and_then(|o| o.on_disk),
             status,
@@ -184,6 +244,8 @@ impl App {
             operating_status: operating_status(status, observed.as_ref()),
             instance,
             observed,
+            silent_since,
+            drift,
             operation: open,
             way_back,
         })
@@ -193,9 +255,4 @@ impl App {
 /// Administrators find everybody's instances by their id, as in Trove.
 fn scope_of(caller: &Caller) -> coffer_store::Scope<'_> {
     if caller.is_admin() { coffer_store::Scope::Admin } else { coffer_store::Scope::Project(&caller.project) }
-}
-
-/// Whether this is recent enough to say how things are. What an agent saw before it fell silent is no news.
-fn believed(observed: &Observed, now: Timestamp) -> bool {
-    now.as_second() - observed.at.as_second() < BELIEVED_SECONDS
 }

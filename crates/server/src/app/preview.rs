@@ -61,11 +61,13 @@ impl App {
             settings: planned.settings,
             image: None,
             preview: None,
+            expected: None,
         };
         if from.id != to.id {
             let asked = tokio::time::timeout(PATIENCE, self.ask_agent(id, &to, check, &mut preview)).await;
             asked.unwrap_or_else(|_| Err(silent(id)))?;
         }
+        preview.expected = self.expected_gap(&preview.plan, preview.preview.as_ref()).await?;
         Ok(preview)
     }
 

@@ -52,6 +52,7 @@ impl App {
             plan: planned.plan,
             findings: planned.findings,
             preview: None,
+            expected: None,
         };
         let asked = async {
             let image = back.to.image.clone();
@@ -64,6 +65,7 @@ impl App {
             Ok(())
         };
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(silent(id)))?;
+        preview.expected = self.expected_gap(&preview.plan, preview.preview.as_ref()).await?;
         Ok(preview)
     }
 

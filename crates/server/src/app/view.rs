@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use coffer_core::account::{NewDatabase, NewUser};
 use coffer_core::datastore::{Datastore, Number, Version};
+use coffer_core::drift::Drift;
 use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Finding;
+use coffer_core::gap::Spread;
 use coffer_core::group::Group;
 use coffer_core::id::{FlavorId, ProjectId, VersionId};
 use coffer_core::instance::{Instance, Observed, Status, WayBack};
@@ -14,6 +16,7 @@ use coffer_core::plan::Step;
 use coffer_core::spec::Settings;
 use coffer_core::task::{ImageFound, Loss, Preview};
 pub use coffer_store::OpenOperation;
+use jiff::Timestamp;
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -61,6 +64,10 @@ pub struct InstanceView {
     pub instance: Instance,
     /// The requested version while the status is UPGRADE, else the one that was proven.
     pub version: Arc<Version>,
+    /// What it is to be: the target of the open operation, else what is recorded.
+    pub requested: Arc<Version>,
+    /// The version that was proven last.
+    pub recorded: Arc<Version>,
     /// What the running engine says it is.
     pub running: Option<Number>,
     /// The version of the engine that last wrote the data files.
@@ -70,8 +77,12 @@ pub struct InstanceView {
     pub pending: Vec<String>,
     /// Trove's `operating_status`; empty while an operation runs.
     pub operating_status: &'static str,
-    /// What the agent last saw.
+    /// What the agent last saw; `None` while it is silent.
     pub observed: Option<Observed>,
+    /// Since when its agent says nothing, where that is for too long.
+    pub silent_since: Option<Timestamp>,
+    /// What is otherwise than recorded.
+    pub drift: Vec<Drift>,
     pub operation: Option<OpenOperation>,
     /// What a rollback goes to, and the version that it is of, where that is known.
     pub way_back: Option<(WayBack, Option<Arc<Version>>)>,
@@ -141,6 +152,8 @@ pub struct UpgradePreview {
     pub image: Option<ImageFound>,
     /// The agent's figures for this instance; `None` when it is the same version.
     pub preview: Option<Preview>,
+    /// The gap to expect, where enough like it were measured.
+    pub expected: Option<Spread>,
 }
 
 /// What a rollback would do, found out without doing it.
@@ -160,6 +173,8 @@ pub struct RollbackPreview {
     /// What the planner and the agent found; those with severity error would stop it before it touches anything.
     pub findings: Vec<Finding>,
     pub preview: Option<Preview>,
+    /// The gap to expect, where enough like it were measured.
+    pub expected: Option<Spread>,
 }
 
 /// What a project may have, and has. `limit` -1 means any number.

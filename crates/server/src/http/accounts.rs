@@ -15,6 +15,7 @@ use coffer_wire::trove::link::encoded;
 use coffer_wire::trove::{Fault, Kind};
 use http::StatusCode;
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -171,13 +172,17 @@ async fn make_users(State(shared): State<Shared>, asker: Asker, At(at): At<InAcc
 #[utoipa::path(put, path = "/v1.0/{project}/instances/{id}/users", tag = "accounts", request_body = NewUsersBody,
     responses((status = 202)))]
 async fn set_passwords(State(shared): State<Shared>, asker: Asker, At(at): At<InAccounts>, Json(body): Json) -> Answer {
-    let id = at.found(&shared, &asker).await?;
-    let users = NewUsersBody::read(&body)?.into_iter().map(|user| Change {
+    set_all_passwords(&shared, &asker, &at, &body).await
+}
+
+async fn set_all_passwords(shared: &Shared, asker: &Asker, at: &InAccounts, body: &Value) -> Answer {
+    let id = at.found(shared, asker).await?;
+    let users = NewUsersBody::read(body)?.into_iter().map(|user| Change {
         account: Account::new(&user.name, user.host.as_deref()),
         password: Some(user.password.into()),
         becomes: None,
     });
-    change(&shared, &asker, id, Request::Change { users: users.collect() }).await
+    change(shared, asker, id, Request::Change { users: users.collect() }).await
 }
 
 /// One user, named `name` or `name@host`.
@@ -190,10 +195,16 @@ async fn show_user(State(shared): State<Shared>, asker: Asker, At(at): At<InAcco
     ok(&UserBody { user: user.into() })
 }
 
+/// Trove's other name for a change of the passwords of several users. A user may have that name, too.
+const ALL_USERS: &str = "update_all";
+
 /// Another name, host or password.
 #[utoipa::path(put, path = "/v1.0/{project}/instances/{id}/users/{user}", tag = "accounts",
     request_body = UserChangeBody, responses((status = 202)))]
 async fn change_user(State(shared): State<Shared>, asker: Asker, At(at): At<InAccounts>, Json(body): Json) -> Answer {
+    if at.user == ALL_USERS && body.get("users").is_some() {
+        return set_all_passwords(&shared, &asker, &at, &body).await;
+    }
     let id = at.found(&shared, &asker).await?;
     let UserChange { name, password, host } = UserChange::read(&body)?;
     let account = at.account();

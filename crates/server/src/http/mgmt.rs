@@ -5,11 +5,12 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::{post, put};
 use coffer_core::id::ProjectId;
-use coffer_wire::trove::Fault;
+use coffer_wire::trove::account::{RootHistory, RootHistoryBody};
 use coffer_wire::trove::configuration::{MgmtParameter, MgmtParametersBody};
 use coffer_wire::trove::datastore::{MgmtVersionBody, MgmtVersionsBody};
 use coffer_wire::trove::instance::{InstanceBody, InstancesBody};
 use coffer_wire::trove::request;
+use coffer_wire::trove::{Date, Fault};
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -29,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(instances))
         .routes(routes!(instance))
+        .routes(routes!(root))
         .routes(routes!(versions))
         .routes(routes!(version, change_version))
         .routes(routes!(parameters))
@@ -71,6 +73,22 @@ async fn instances(State(shared): State<Shared>, asker: Asker, paging: Paging) -
 async fn instance(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>) -> Answer {
     let instance = shared.app.instance(asker.caller(), at.id()?).await?;
     ok(&InstanceBody { instance: view::managed(&instance, &asker, &shared.app.config().region) })
+}
+
+/// When root was let in to an instance last, and by whom.
+#[utoipa::path(get, path = "/v1.0/{project}/mgmt/instances/{id}/root", tag = "mgmt",
+    responses((status = 200, body = RootHistoryBody)))]
+async fn root(State(shared): State<Shared>, asker: Asker, At(at): At<InInstance>) -> Answer {
+    let id = at.id()?;
+    shared.app.instance(asker.caller(), id).await?;
+    let last = shared.app.root_enabled(asker.caller(), id).await?;
+    // The event says it in a sentence: `user <id> let root log in, ...`.
+    let user = |message: &str| message.split(' ').nth(1).unwrap_or_default().to_owned();
+    let (enabled, user) = match last {
+        Some(event) => (Date(event.at).to_string(), user(&event.message)),
+        None => ("Never".to_owned(), "Nobody".to_owned()),
+    };
+    ok(&RootHistoryBody { root_history: RootHistory { id: id.to_string(), enabled, user } })
 }
 
 /// All datastore versions, the inactive among them.

@@ -29,6 +29,7 @@ mod quotas;
 mod rollback;
 mod roots;
 mod serve;
+mod stuck;
 mod upgrade;
 mod view;
 
@@ -64,6 +65,7 @@ pub fn router(shared: Shared) -> Router {
         .merge(instances::routes())
         .merge(upgrade::routes())
         .merge(rollback::routes())
+        .merge(stuck::routes())
         .merge(operations::routes())
         .merge(accounts::routes())
         .merge(mgmt::routes())

@@ -69,7 +69,7 @@ async fn finalize(State(shared): State<Shared>, asker: Asker, At(at): At<InInsta
 }
 
 fn plan(preview: RollbackPreview) -> RollbackPlan {
-    let RollbackPreview { from, to, kept, in_place, loss, group, plan, findings, preview } = preview;
+    let RollbackPreview { from, to, kept, in_place, loss, group, plan, findings, preview, expected } = preview;
     RollbackPlan {
         from: (&*from).into(),
         to: (&*to).into(),
@@ -82,5 +82,6 @@ fn plan(preview: RollbackPreview) -> RollbackPlan {
         findings: findings.into_iter().map(FindingBody::from).collect(),
         configuration: group.map(|group| PlanGroup { id: group.id.to_string(), name: group.name }),
         preview,
+        gap: expected.map(Into::into),
     }
 }

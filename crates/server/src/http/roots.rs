@@ -62,6 +62,8 @@ async fn healthcheck() -> Answer {
 async fn figures(State(shared): State<Shared>) -> Answer {
     shared.metrics.set_instances(shared.app.instance_counts().await?);
     shared.metrics.set_gates(shared.app.contact.gates());
+    let troubles = shared.app.troubles();
+    shared.metrics.set_troubles(troubles.silent, troubles.crashing, troubles.drift);
     let text = shared.metrics.encode().map_err(Refused::internal)?;
     let mut response = Response::new(text.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));

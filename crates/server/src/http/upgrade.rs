@@ -42,7 +42,7 @@ async fn preview(State(shared): State<Shared>, asker: Asker, At(at): At<InInstan
 }
 
 fn plan(preview: UpgradePreview) -> UpgradePlan {
-    let UpgradePreview { from, to, policy, group, plan, findings, settings, image, preview } = preview;
+    let UpgradePreview { from, to, policy, group, plan, findings, settings, image, preview, expected } = preview;
     UpgradePlan {
         from: (&*from).into(),
         to: (&*to).into(),
@@ -58,6 +58,7 @@ fn plan(preview: UpgradePreview) -> UpgradePlan {
             source: image.source,
         }),
         preview,
+        gap: expected.map(Into::into),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How what the application shows looks on the wire.
 
 use coffer_core::datastore::Version;
+use coffer_core::id::InstanceId;
 use coffer_core::instance::{Kind, Operation, Status};
 use coffer_core::operation::Phase;
 use coffer_core::plan::Step;
@@ -10,6 +11,7 @@ use coffer_wire::trove::fault::FindingBody;
 use coffer_wire::trove::instance as wire;
 use coffer_wire::trove::operation as wire_operation;
 use coffer_wire::trove::{Date, Links};
+use jiff::Timestamp;
 
 use super::admit::Asker;
 use crate::app::{DatastoreView, InstanceView};
@@ -54,8 +56,12 @@ pub(super) fn detailed(view: &InstanceView, asker: &Asker, region: &str) -> wire
         service_status_updated: observed.map_or(updated, |o| o.at).into(),
         fault: instance.fault.as_ref().map(|f| wire::InstanceFault::of(&f.cause, f.at.into())),
         password: None,
+        requested_version: Some(view.requested.number.to_string()),
+        recorded_version: instance.built.then(|| view.recorded.number.to_string()),
         running_version: view.running.map(|number| number.to_string()),
         on_disk_version: view.on_disk.map(|number| number.to_string()),
+        drift: view.drift.iter().cloned().map(Into::into).collect(),
+        silent: view.silent_since.map(|since| silent(instance.id, since)),
         isolation: observed.map(|o| o.isolation.clone()).unwrap_or_default(),
         gate: observed.and_then(|o| o.gate.as_ref()).map(|gate| wire::Gate {
             level: gate.level.name().to_owned(),
@@ -77,6 +83,19 @@ pub(super) fn detailed(view: &InstanceView, asker: &Asker, region: &str) -> wire
         operation: None,
     });
     shown
+}
+
+/// What is said of an agent that says nothing.
+fn silent(id: InstanceId, since: Timestamp) -> wire::Silent {
+    wire::Silent {
+        since: since.into(),
+        message: "its agent says nothing: nothing is known of the engine, which goes on by itself, and nothing can be done to it"
+            .to_owned(),
+        hint: format!(
+            "on its host, end the agent (the process `coffer agent` of instances/{id}); another takes its place within seconds and the \
+             engine is not touched; why it hangs is in agent/agent.log of its volume"
+        ),
+    }
 }
 
 /// An instance on its own.
@@ -122,9 +141,10 @@ pub(super) fn managed(view: &InstanceView, asker: &Asker, region: &str) -> wire:
 fn progress(operation: &Operation) -> wire::Progress {
     let names = step_names(operation);
     let by_phase = match operation.phase {
-        Phase::Forward { at, .. } | Phase::Backward { at, .. } | Phase::Stuck { at, .. } => {
-            operation.plan.steps.get(at)
-        }
+        Phase::Forward { at, .. }
+        | Phase::Backward { at, .. }
+        | Phase::Stuck { at, .. }
+        | Phase::Abandoned { at, .. } => operation.plan.steps.get(at),
         Phase::Done | Phase::Undone { .. } => None,
     };
     // What the agent is at is closer than what the plan is at.
@@ -160,6 +180,7 @@ pub(super) fn operation(operation: &Operation) -> wire_operation::Operation {
         Phase::Done => "done",
         Phase::Undone { .. } => "undone",
         Phase::Stuck { .. } => "stuck",
+        Phase::Abandoned { .. } => "abandoned",
     };
     let (from, to) = versions(operation);
     wire_operation::Operation {

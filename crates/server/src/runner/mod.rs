@@ -15,8 +15,6 @@
 //! was claimed by a server that is gone is free again at the start of the next.
 
 mod drive;
-mod due;
-pub(crate) mod step;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +22,7 @@ use std::time::Duration;
 
 use coffer_core::id::{InstanceId, OperationId};
 use coffer_core::instance::Instance;
+use coffer_core::runner::{Due, due};
 use coffer_provider::{Agent, Provider};
 use coffer_store::{Event, Work};
 use coffer_wire::agent::Identity;
@@ -34,10 +33,12 @@ use tracing::{error, info, warn};
 
 use crate::app::App;
 use crate::ending::Ending;
-use due::Due;
+pub(crate) use drive::leased;
 
 /// How often the store and the agents are looked at when nothing wakes us.
 const POLL: Duration = Duration::from_secs(1);
+/// After how many looks it is looked for places that nobody wants.
+const SWEEP: u32 = 30;
 /// How many operations are worked on at once.
 const WORKERS: usize = 8;
 
@@ -92,6 +93,7 @@ impl Runner {
         let mut drives = JoinSet::new();
         let mut tick = tokio::time::interval(POLL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = 0_u32;
         let mut told = HashSet::new();
         let mut complaints = HashMap::new();
         loop {
@@ -100,6 +102,10 @@ impl Runner {
                 instances = self.app.contact.runner_woken() => self.open_of(instances).await,
                 _ = tick.tick() => {
                     self.revive_agents(&mut complaints).await;
+                    if ticks.is_multiple_of(SWEEP) {
+                        self.drop_left_places().await;
+                    }
+                    ticks = ticks.wrapping_add(1);
                     let open = self.app.store.open_operations().await;
                     if let Ok(open) = &open {
                         told.retain(|id| open.iter().any(|work| work.operation.id == *id));
@@ -130,7 +136,7 @@ impl Runner {
 
     async fn look_at(self: &Arc<Self>, work: Work, drives: &mut JoinSet<()>, told: &mut HashSet<OperationId>) {
         let seen = self.app.contact.seen(work.instance.id);
-        match due::due(&work, seen.as_ref(), self.app.clock.now()) {
+        match due(&work.operation, &work.results, seen.as_ref(), self.app.clock.now()) {
             Due::Now => {
                 let runner = Arc::clone(self);
                 drives.spawn(async move {
@@ -186,6 +192,28 @@ impl Runner {
                     }
                 }
             }
+        }
+    }
+
+    /// Drops places whose instances are gone. A server that was stopped while it made a place goes on with that when it wakes up,
+    /// however late that is, and only then finds out that it was fenced.
+    async fn drop_left_places(self: &Arc<Self>) {
+        let dropped = async {
+            let places = self.with_provider(|provider| provider.list()).await?;
+            let wanted: HashSet<_> = self.app.store.with_agents().await?.into_iter().collect();
+            for instance in places.into_iter().map(|place| place.instance).filter(|id| !wanted.contains(id)) {
+                // Asked after it was seen: what is left by then stays so.
+                if !self.app.store.is_left(instance).await? {
+                    continue;
+                }
+                let Some(_taken) = self.take(instance) else { continue };
+                self.with_provider(move |provider| provider.drop_place(instance)).await?;
+                info!(%instance, "dropped a place that was left of an instance");
+            }
+            Ok::<_, Left>(())
+        };
+        if let Err(error) = dropped.await {
+            error!(%error, "places that are left cannot be dropped");
         }
     }
 
@@ -246,4 +274,13 @@ enum ProviderFailure {
     Refused(coffer_provider::Error),
     #[error("the provider broke off; hint: see the server's log")]
     Died,
+}
+
+/// Why places that are left stay for now.
+#[derive(Debug, thiserror::Error)]
+enum Left {
+    #[error(transparent)]
+    Provider(#[from] ProviderFailure),
+    #[error(transparent)]
+    Store(#[from] coffer_store::Error),
 }

@@ -1,10 +1,12 @@
 //! An agent that has no engine: it asks, it does at once what its script says, and it tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coffer_core::account::Answer;
+use coffer_core::crash::CrashLoop;
+use coffer_core::drift::Drift;
 use coffer_core::finding::{Cause, Finding};
 use coffer_core::id::{Digest, Generation, OperationId, TaskId};
 use coffer_core::instance::{Engine, Observed, WayBack};
@@ -48,6 +50,11 @@ pub(crate) struct Volume {
     ways_back: Vec<WayBack>,
     /// The pre-image that it was told to keep even after its time.
     pub(crate) held: Option<OperationId>,
+    /// How often it was asked to try at once what it cannot get past.
+    pub(crate) resumes: BTreeSet<uuid::Uuid>,
+    /// What it reports beside what it is asked for.
+    pub(crate) drift: Vec<Drift>,
+    pub(crate) crash_loop: Option<CrashLoop>,
     journal: BTreeMap<TaskId, TaskResult>,
     acknowledged: Vec<TaskId>,
     pub(crate) events: Vec<AgentEvent>,
@@ -84,6 +91,7 @@ fn work(desired: &Desired, script: &Mutex<Script>, volume: &Mutex<Volume>) -> Re
     let (mut script, mut volume) = (script.lock().unwrap(), volume.lock().unwrap());
     let act = |script: &Script, name| script.acts.get(name).cloned().unwrap_or(Act::Succeed);
     volume.held = desired.held_preimage;
+    volume.resumes.extend(desired.resume);
     let mut engine = if volume.runs.is_some() { Engine::Serving } else { Engine::Absent };
     if let Some(wanted) = &desired.engine
         && volume.runs.as_ref().is_none_or(|(generation, _)| *generation < desired.generation)
@@ -136,6 +144,8 @@ fn work(desired: &Desired, script: &Mutex<Script>, volume: &Mutex<Volume>) -> Re
         settling: false,
         gate: None,
         ways_back: volume.ways_back.clone(),
+        drift: volume.drift.clone(),
+        crash_loop: volume.crash_loop.clone(),
     };
     Report { observed, running, results, events: volume.events.clone() }
 }

@@ -3,14 +3,16 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use coffer_core::instance::Status;
-use coffer_wire::agent::{AgentEvent, Desired, Identity, desired_path, report_path};
+use coffer_core::id::TaskId;
+use coffer_core::instance::{Kind, Status};
+use coffer_server::app::Error;
+use coffer_wire::agent::{AgentEvent, Desired, Identity, Report, Running, desired_path, report_path};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 
 use crate::agent::{Act, exchange};
 use crate::place::Gate;
-use crate::setting::{Setting, eventually, member};
+use crate::setting::{Setting, cause, eventually, member};
 
 #[tokio::test]
 async fn only_the_agent_of_an_instance_is_told_what_it_should_run() {
@@ -107,4 +109,29 @@ async fn what_a_silent_agent_saw_is_not_believed_for_long() {
     assert_eq!((view.status, view.operating_status, view.running), (Status::Active, "ERROR", None));
     setting.places.set_gate(Gate::Open);
     setting.until(id, |view| view.operating_status == "HEALTHY").await;
+}
+
+#[tokio::test]
+async fn what_is_said_late_of_an_operation_that_is_over_is_no_news() {
+    let setting = Setting::new().await;
+    let id = setting.serving("redis_test").await;
+    let identity = setting.places.identity(id).expect("a place");
+    setting.app().restart(&member(), id).await.expect("accepted");
+    let over = setting.until_operation(id, |operation| !operation.is_open()).await;
+    setting.places.kill_agent(id);
+    let seen = setting.app().instance(&member(), id).await.expect("the instance").observed.expect("a report");
+    // It was on its way to a server that was stopped.
+    let running = Running { id: TaskId(format!("{}-0", over.id)), steps: Vec::new(), stuck: Some(cause()) };
+    let report = Report { observed: seen, running: Some(running), results: Vec::new(), events: Vec::new() };
+    let body = serde_json::to_vec(&report).expect("a report");
+    let (status, _) = exchange(&identity, Method::POST, &report_path(id), body).await.expect("an answer");
+    assert_eq!(status, StatusCode::OK);
+    let view = setting.app().instance(&member(), id).await.expect("the instance");
+    assert_eq!((view.status, view.instance.fault), (Status::Active, None));
+    assert_eq!(setting.app().events(&member(), id).await.expect("events"), []);
+    // Nor does it make room for another operation while one is open.
+    setting.script("section", Act::Hang);
+    setting.app().restart(&member(), id).await.expect("accepted");
+    let refused = setting.app().delete(&member(), id).await;
+    assert!(matches!(refused, Err(Error::Busy { kind: Kind::Restart, .. })), "{refused:?}");
 }

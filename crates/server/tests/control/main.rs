@@ -11,3 +11,5 @@ mod lives;
 mod outage;
 mod place;
 mod setting;
+mod stuck;
+mod truth;

@@ -1,11 +1,15 @@
 //! Servers and agents that die, at every moment at which something waits.
 
 use coffer_core::engine::Policy;
+use coffer_core::id::InstanceId;
 use coffer_core::instance::Status;
 use coffer_core::operation::Phase;
+use coffer_provider::Provider as _;
 use coffer_server::{DirectoryError, Error, Server};
 use coffer_store::{Location, Scope, Store};
+use coffer_wire::agent::Identity;
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use crate::agent::Act;
 use crate::place::Gate;
@@ -76,6 +80,24 @@ async fn a_removal_goes_on_after_the_server_was_killed_in_it() {
     setting.start().await;
     setting.places.set_gate(Gate::Open);
     setting.until_gone(id).await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_made_after_its_instance_is_gone_is_dropped() {
+    let mut setting = Setting::new().await;
+    let (gone, stays) = (setting.serving("gone").await, setting.serving("stays").await);
+    let identity = setting.places.identity(gone).expect("a place");
+    setting.app().delete(&member(), gone).await.expect("accepted");
+    setting.until_gone(gone).await;
+    // As a server does that was stopped while it made the place, and wakes up now.
+    setting.places.ensure(&identity).expect("a place");
+    // And a place of which nothing is known here is not ours to drop.
+    let unknown = Identity { instance: InstanceId(Uuid::new_v4()), ..identity };
+    setting.places.ensure(&unknown).expect("a place");
+    setting.kill().await;
+    setting.start().await;
+    eventually(async || if setting.places.identity(gone).is_none() { Ok(()) } else { Err("it is still there") }).await;
+    assert!(setting.places.identity(stays).is_some() && setting.places.identity(unknown.instance).is_some());
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use coffer_core::account::{Account, Answer, Refusal, Request, User};
 use coffer_core::datastore::Number;
+use coffer_core::gap::{Circumstances, Host};
 use coffer_core::id::{Digest, Generation, InstanceId};
 use coffer_core::instance::{Engine, Observed, WayBack};
 use coffer_core::section::SectionStep;
@@ -21,6 +22,15 @@ use jiff::Timestamp;
 
 /// How long a held agent waits before it looks again.
 const HELD: Duration = Duration::from_millis(20);
+
+fn circumstances() -> Circumstances {
+    let host = Host { arch: "x86_64".to_owned(), processors: 2, memory_gib: 24 };
+    Circumstances { host, data_bytes: 5000, read_gap_us: None }
+}
+
+fn preview() -> Preview {
+    Preview { circumstances: Some(circumstances()), ..Preview::default() }
+}
 
 #[derive(Default)]
 pub struct Places {
@@ -114,6 +124,8 @@ impl Fake {
                 settling: false,
                 gate: None,
                 ways_back: self.ways_back.clone(),
+                drift: Vec::new(),
+                crash_loop: None,
             };
             let report = Report { observed, running: None, results, events: Vec::new() };
             let report = serde_json::to_string(&report).expect("a report");
@@ -129,9 +141,9 @@ impl Fake {
                 let digest = Digest(format!("sha256:{}", "0".repeat(64)));
                 learned.image = Some(ImageFound { digest, number, source: "nowhere".to_owned() });
             }
-            Task::Check { .. } => learned.preview = Some(Preview::default()),
+            Task::Check { .. } => learned.preview = Some(preview()),
             Task::CheckBack { restores, .. } => {
-                learned.preview = Some(Preview::default());
+                learned.preview = Some(preview());
                 let since = self.ways_back.last().map_or(Timestamp::UNIX_EPOCH, |kept| kept.since);
                 let loss = Loss { since, counted_at: Timestamp::now(), writes: Writes::All { count: 12 } };
                 learned.loss = restores.map(|_| loss);
@@ -153,6 +165,7 @@ impl Fake {
                 }
                 self.running = Some((section.generation, section.to.number));
                 learned.gap_us = Some(42_000);
+                learned.circumstances = Some(Circumstances { read_gap_us: Some(21_000), ..circumstances() });
                 learned.clients =
                     Some(ClientView { attempts: 412, refused: 1, reset: 2, wrong: 3, longest_wait_us: 38_250 });
             }

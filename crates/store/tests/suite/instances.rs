@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, ProjectId};
+use coffer_core::instance::Fault;
 use coffer_core::instance::Kind;
 use coffer_core::operation::Phase;
 use coffer_store::{Change, Event, InUse, Scope, Store};
@@ -56,7 +57,8 @@ pub(crate) async fn a_page_has_what_each_of_its_instances_has(store: &Store) {
     let failed = open(store, &other, Kind::Restart).await;
     let mut write = store.write().await.expect("write");
     write.end_stuck(failed.id, &Cause::new("it \"broke\"", "mend\nit"), at(300)).await.expect("end");
-    write.set_fault(other.id, Some(&Cause::new("it \"broke\"", "mend\nit")), at(300)).await.expect("fault");
+    let fault = Fault { at: at(300), cause: Cause::new("it \"broke\"", "mend\nit"), abandoned: false };
+    write.set_fault(other.id, Some(&fault), at(300)).await.expect("fault");
     write.commit().await.expect("commit");
     let scope = Scope::Project(&other.project);
     let page = store.instances(scope, "", 10).await.expect("page");
@@ -83,7 +85,8 @@ pub(crate) async fn another_projects_instance_does_not_exist(store: &Store) {
         assert_eq!(!store.instances(scope, "", 10).await.expect("query").is_empty(), there);
         assert_eq!(!store.operations(scope, instance.id).await.expect("query").is_empty(), there);
         assert_eq!(!store.events(scope, instance.id, 10).await.expect("query").is_empty(), there);
-        assert_eq!(store.has_event(scope, instance.id, "engine.died").await.expect("query"), there);
+        let last = store.last_event(scope, instance.id, ["engine.died", "engine.steady"]).await.expect("query");
+        assert_eq!(last.is_some_and(|last| last.id == "engine.died"), there);
         assert_eq!(store.rename(scope, instance.id, "renamed", at(2)).await.expect("query"), there);
         let mut write = store.write().await.expect("write");
         assert_eq!(write.instance(scope, instance.id).await.expect("query").is_some(), there);
@@ -202,6 +205,31 @@ pub(crate) async fn who_is_to_have_an_agent_follows_from_the_record(store: &Stor
     }
     let found: HashSet<_> = store.with_agents().await.expect("query").into_iter().collect();
     assert_eq!(found, wanted.into_iter().collect());
+}
+
+pub(crate) async fn what_is_left_of_an_instance_is_known_for_certain(store: &Store) {
+    let is_left = async |id| store.is_left(id).await.expect("query");
+    let serving = insert_another(store, 1, "ours").await;
+    assert!(!is_left(serving.id).await);
+    let leaving = open(store, &serving, Kind::Delete).await;
+    assert!(!is_left(serving.id).await, "it is being removed by somebody");
+    let mut claimed = store.claim(leaving.id, at(1), at(2)).await.expect("query").expect("claim");
+    claimed.phase = Phase::Done;
+    store.save(&claimed, &[Change::Deleted], at(2)).await.expect("save");
+    assert!(is_left(serving.id).await, "it is gone");
+
+    let mut unbuilt = Fixture::unbuilt().instance;
+    unbuilt.id.0 = uuid::Uuid::from_u128(2);
+    insert(store, &unbuilt).await;
+    let creation = open(store, &unbuilt, Kind::Create).await;
+    assert!(!is_left(unbuilt.id).await, "it is being built");
+    let mut claimed = store.claim(creation.id, at(1), at(2)).await.expect("query").expect("claim");
+    claimed.phase = Phase::Undone { cause: coffer_core::finding::Cause::new("no", "") };
+    store.save(&claimed, &[], at(2)).await.expect("save");
+    assert!(is_left(unbuilt.id).await, "nobody builds it any more");
+
+    let unknown = coffer_core::id::InstanceId(uuid::Uuid::from_u128(3));
+    assert!(!is_left(unknown).await, "of what is not known nothing is said");
 }
 
 /// Writes down an instance with this address, newer than those with smaller numbers, and reads it again.

@@ -1,6 +1,7 @@
 //! Operations, as the runner works on them.
 
 use coffer_core::finding::Cause;
+use coffer_core::gap::{Circumstances, Gap, Host, Way};
 use coffer_core::id::{Generation, TaskId};
 use coffer_core::instance::Kind;
 use coffer_core::operation::Phase;
@@ -158,4 +159,35 @@ pub(crate) async fn answers_are_kept_once_and_used_up_by_the_next_save(store: &S
     assert!(store.result(id, &task).await.expect("query").is_none());
     store.save_report(ours.id, None, &[(id, &answer(4))], &[]).await.expect("report");
     assert!(store.result(id, &task).await.expect("query").is_none(), "nobody waits for it any more");
+}
+
+pub(crate) async fn gaps_are_kept_once_when_their_instance_is_gone_and_by_project(store: &Store) {
+    let mut all = Vec::new();
+    for (n, project, to) in [(1, "ours", "redis 8.0.2"), (2, "theirs", "redis 8.0.2"), (3, "ours", "valkey 8.1.1")] {
+        let instance = insert_another(store, n, project).await;
+        let id = open(store, &instance, Kind::Upgrade).await.id;
+        let mut claimed = store.claim(id, at(1), at(10)).await.expect("query").expect("claim");
+        let host = Host { arch: "x86_64".to_owned(), processors: 2, memory_gib: 24 };
+        let gap = Gap {
+            operation: id,
+            instance: instance.id,
+            project: instance.project.clone(),
+            kind: Kind::Upgrade,
+            way: Way { from: "redis 7.0.15".to_owned(), to: to.to_owned() },
+            circumstances: Circumstances { host, data_bytes: u64::from(n) << 30, read_gap_us: (n == 1).then_some(7) },
+            gap_us: 40_000,
+            at: at(i64::from(n)),
+        };
+        let again = Gap { gap_us: 1, ..gap.clone() };
+        store.save(&claimed, &[Change::Measured(gap.clone())], at(20)).await.expect("save");
+        store.save(&claimed, &[Change::Measured(again)], at(20)).await.expect("a step that is done again");
+        claimed.phase = Phase::Done;
+        store.save(&claimed, &[Change::Deleted], at(20)).await.expect("save");
+        all.insert(0, gap);
+    }
+    let ours = Scope::Project(&all[0].project);
+    assert_eq!(store.gaps(Scope::Admin, 9).await.expect("query"), all, "the newest first");
+    assert_eq!(store.gaps(Scope::Admin, 1).await.expect("query"), all[..1]);
+    assert_eq!(store.gaps(ours, 9).await.expect("query"), [all[0].clone(), all[2].clone()]);
+    assert_eq!(store.gaps_on(&all[1].way, 9).await.expect("query"), all[1..], "whoever's they are");
 }

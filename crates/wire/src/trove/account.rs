@@ -62,6 +62,23 @@ pub struct RootBody {
     pub enabled: bool,
 }
 
+/// `{"root_history": ...}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RootHistoryBody {
+    pub root_history: RootHistory,
+}
+
+/// When root was let in last, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RootHistory {
+    /// The instance.
+    pub id: String,
+    /// A date, or `Never`.
+    pub enabled: String,
+    /// A user, or `Nobody`.
+    pub user: String,
+}
+
 /// `{"user": {"name": "root", "password": ...}}`: shown this once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RootUserBody {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use coffer_core::drift;
 use coffer_core::finding::Cause;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -74,12 +75,25 @@ pub struct Detail {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub password: Option<Password>,
-    /// What the running engine says it is. Coffer's addition, as is all that follows.
+    /// The version that it is to be: the target of the open operation, else the one that is recorded. Coffer's addition, as is all
+    /// that follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_version: Option<String>,
+    /// The version that was proven last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded_version: Option<String>,
+    /// What the running engine says it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_version: Option<String>,
     /// The version of the engine that last wrote the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_disk_version: Option<String>,
+    /// What is otherwise than recorded, though nobody asked Coffer for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Drift>,
+    /// Set while the agent says nothing: then nothing is known of the engine, which goes on by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<Silent>,
     /// How the engine is isolated, and what of its flavor is enforced, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub isolation: Vec<String>,
@@ -109,6 +123,36 @@ pub struct Gate {
     /// Why it does not go further, and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// One thing that is otherwise than recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Drift {
+    /// A stable name for machines, such as `config.file`.
+    pub id: String,
+    /// What it is about.
+    pub object: String,
+    pub expected: String,
+    pub found: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl From<drift::Drift> for Drift {
+    fn from(drift: drift::Drift) -> Self {
+        let drift::Drift { id, object, expected, found, remedy } = drift;
+        Self { id, object, expected, found, remedy }
+    }
+}
+
+/// An agent that says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Silent {
+    /// When it was heard last, or the server began to listen.
+    pub since: Date,
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// What there was before an upgrade and is kept for a while.

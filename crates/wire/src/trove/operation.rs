@@ -3,6 +3,8 @@
 use coffer_core::datastore::Version;
 use coffer_core::engine::{Policy, SettingsChange};
 use coffer_core::finding::Cause;
+use coffer_core::gap::{Line, Spread};
+use coffer_core::stuck;
 use coffer_core::task::{ClientView, Loss, Preview, StepEnd, StepRecord, Writes};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -22,7 +24,8 @@ pub struct Operation {
     pub id: String,
     /// `create`, `upgrade`, `restart`, `configure`, `rollback`, `finalize` or `delete`.
     pub kind: String,
-    /// `forward`, `backward`, `done` (wholly new), `undone` (wholly old) or `stuck` (a person has to choose).
+    /// `forward`, `backward`, `done` (wholly new), `undone` (wholly old), `stuck` (a person has to choose) or `abandoned` (a person
+    /// gave it up half way).
     pub phase: String,
     /// The version before, where the operation changes it, such as `redis 7.0.15`.
     pub from: Option<String>,
@@ -41,6 +44,38 @@ pub struct Operation {
     pub notes: Vec<String>,
     pub findings: Vec<FindingBody>,
     pub cause: Option<CauseBody>,
+}
+
+/// `{"choice": ...}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChoiceBody {
+    pub choice: Choice,
+}
+
+/// What it would do to resume or to abandon an operation that is stuck, and what it costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Choice {
+    /// `resume` or `abandon`.
+    pub choice: String,
+    /// The step that is stuck.
+    pub step: String,
+    /// Whether it was being undone.
+    pub undoing: bool,
+    /// Why it is stuck.
+    pub cause: CauseBody,
+    /// What happens, in sentences.
+    pub does: Vec<String>,
+    /// What it costs, in sentences.
+    pub costs: Vec<String>,
+}
+
+impl Choice {
+    /// An offer as it is told.
+    pub fn of(choice: stuck::Choice, offer: stuck::Offer) -> Self {
+        let stuck::Offer { step, undoing, cause, does, costs } = offer;
+        let (choice, step) = (choice.name().to_owned(), step.to_owned());
+        Self { choice, step, undoing, cause: (&cause).into(), does, costs }
+    }
 }
 
 /// What clients saw that connected to the instance's own address one after the other, each to log in, write once and leave.
@@ -144,6 +179,67 @@ pub struct UpgradePlan {
     /// The agent's figures for this instance; null where nothing is stopped.
     #[schema(value_type = Option<Object>)]
     pub preview: Option<Preview>,
+    /// What was measured of the newest like it: the same way, a host of the same class, about as much data. Null where they are too few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<MeasuredGap>,
+}
+
+/// How long clients could not write, or read, over so many times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MeasuredGap {
+    pub count: usize,
+    pub shortest_ms: f64,
+    pub median_ms: f64,
+    pub longest_ms: f64,
+}
+
+impl From<Spread> for MeasuredGap {
+    fn from(spread: Spread) -> Self {
+        let ms = |us| millis(i64::try_from(us).unwrap_or(i64::MAX));
+        let Spread { count, shortest_us, median_us, longest_us } = spread;
+        Self { count, shortest_ms: ms(shortest_us), median_ms: ms(median_us), longest_ms: ms(longest_us) }
+    }
+}
+
+/// `{"gaps": [...]}`: all that was measured, a line for what is alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GapsBody {
+    pub gaps: Vec<GapLine>,
+}
+
+/// Gaps on the same way, on hosts of the same class, with about as much data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GapLine {
+    /// `upgrade`, `rollback` or `restart`.
+    pub kind: String,
+    /// Such as `redis 7.0.15`.
+    pub from: String,
+    pub to: String,
+    /// Such as `x86_64, 2 processors, 24 GiB`.
+    pub host: String,
+    /// There was no more data than that, and more than half of it; of the smallest size, any less.
+    pub data_bytes: u64,
+    /// How long clients could not write.
+    pub write: MeasuredGap,
+    /// How long clients could not read that were connected; null where that was not measured.
+    pub read: Option<MeasuredGap>,
+    /// When the newest of them ended.
+    pub newest: Date,
+}
+
+impl From<&Line> for GapLine {
+    fn from(line: &Line) -> Self {
+        Self {
+            kind: line.kind.name().to_owned(),
+            from: line.way.from.clone(),
+            to: line.way.to.clone(),
+            host: line.host.to_string(),
+            data_bytes: line.size.at_most(),
+            write: line.gap.into(),
+            read: line.read.map(Into::into),
+            newest: line.newest.into(),
+        }
+    }
 }
 
 /// `{"plan": ...}`: what a rollback would do.
@@ -176,6 +272,9 @@ pub struct RollbackPlan {
     /// The agent's figures for this instance; null where it could not look.
     #[schema(value_type = Option<Object>)]
     pub preview: Option<Preview>,
+    /// What was measured of the newest like it: the same way, a host of the same class, about as much data. Null where they are too few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<MeasuredGap>,
 }
 
 /// What a rollback loses: everything that was written after `since`.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use coffer_core::engine::Policy;
+use coffer_core::stuck::Choice;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -456,14 +457,29 @@ pub struct Finalize {}
 impl Finalize {
     /// Reads `{"finalize": {}}`.
     pub fn read(body: &Value) -> Result<Self, Fault> {
-        let value = inside(body, "finalize")?;
-        let mut check = Check::default();
-        if let Some(object) = check.object("finalize", value) {
-            check.only("finalize", object, &[]);
-        }
-        check.finish()?;
-        Ok(Self {})
+        read_empty(body, "finalize").map(|()| Self {})
     }
+}
+
+/// `POST /instances/{id}/resume`, `/abandon`, and the same with `-preview`. Coffer's addition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Decision {}
+
+impl Decision {
+    /// Reads `{"resume": {}}` or `{"abandon": {}}`.
+    pub fn read(body: &Value, choice: Choice) -> Result<Self, Fault> {
+        read_empty(body, choice.name()).map(|()| Self {})
+    }
+}
+
+/// Reads `{"<key>": {}}`.
+fn read_empty(body: &Value, key: &str) -> Result<(), Fault> {
+    let value = inside(body, key)?;
+    let mut check = Check::default();
+    if let Some(object) = check.object(key, value) {
+        check.only(key, object, &[]);
+    }
+    check.finish()
 }
 
 /// `PATCH /mgmt/datastore-versions/{id}`: what an operator changes about a version.

@@ -76,7 +76,17 @@ const WORDS: &[&str] = &["bind", "latency-tracking-info-percentiles", "oom-score
 /// Directives of which each group of so many words stands on a line of its own, which every version takes.
 const GROUPS: &[(&str, usize)] = &[("save", 2), ("client-output-buffer-limit", 4)];
 /// Directives whose value must not be told.
-const SECRET: &[&str] = &["requirepass", "masterauth", "primaryauth"];
+const SECRET: &[&str] = &["requirepass", "masterauth", "primaryauth", "tls-key-file-pass", "tls-client-key-file-pass"];
+
+/// Whether the value of this directive must not be told.
+pub(crate) fn is_secret(name: &str) -> bool {
+    SECRET.contains(&name)
+}
+
+/// Whether measures change this directive for a while.
+pub(crate) fn is_held(name: &str) -> bool {
+    HELD.contains(&name)
+}
 
 /// Whether only the agent sets this directive.
 pub fn is_owned(name: &str) -> bool {
@@ -158,7 +168,7 @@ impl Config {
         let mut found = BTreeMap::new();
         for name in names {
             let Some(is) = actual.get(name) else { continue };
-            if SECRET.contains(&name) || (held && HELD.contains(&name)) {
+            if is_secret(name) || (held && is_held(name)) {
                 continue;
             }
             let wanted = self.value(name).unwrap_or_default();

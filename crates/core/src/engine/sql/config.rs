@@ -27,6 +27,20 @@ pub const TENANT: &str = "admin";
 /// The account of whoever measures what clients see. It may log in and nothing else.
 pub const PROBE: &str = "coffer_probe";
 
+/// What measures around a stop change for a while.
+const HELD: &[&str] = &[
+    "event_scheduler",
+    "innodb_fast_shutdown",
+    "innodb_max_dirty_pages_pct",
+    "innodb_max_dirty_pages_pct_lwm",
+    "read_only",
+];
+
+/// Whether measures change this setting for a while.
+pub(crate) fn is_held(name: &str) -> bool {
+    HELD.contains(&name)
+}
+
 /// Whether an account is Coffer's or the engine's own, and not the tenant's.
 pub fn is_internal(user: &str) -> bool {
     [AGENT, PROBE, "mariadb.sys", "mysql.infoschema", "mysql.session", "mysql.sys", "root"].contains(&user)

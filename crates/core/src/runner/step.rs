@@ -1,20 +1,21 @@
-//! What a step of a plan comes down to, as far as it can be said without doing anything. Pure.
+//! What a step of a plan comes down to, as far as it can be said without doing anything.
 
-use coffer_core::account::Password;
-use coffer_core::finding::Cause;
-use coffer_core::id::{Generation, OperationId, TaskId, VersionId};
-use coffer_core::instance::{Engine, Observed, Operation};
-use coffer_core::operation::{Next, next};
-use coffer_core::plan::{Record, Step};
-use coffer_core::spec::EngineSpec;
-use coffer_core::task::{ImageFound, Order, StepEnd, StepRecord, Task};
 use jiff::Timestamp;
+
+use crate::account::Password;
+use crate::finding::Cause;
+use crate::id::{Generation, OperationId, TaskId, VersionId};
+use crate::instance::{Engine, Observed, Operation};
+use crate::operation::{Next, next};
+use crate::plan::{Record, Step};
+use crate::spec::EngineSpec;
+use crate::task::{ImageFound, Order, StepEnd, StepRecord, Task};
 
 /// An engine that has ended so often at its first start will not come up by being started once more.
 const HOPELESS_RESTARTS: u32 = 3;
 
 /// What the agent is asked at this moment on behalf of an operation.
-pub(crate) fn order_of(operation: &Operation) -> Option<Order> {
+pub fn order_of(operation: &Operation) -> Option<Order> {
     let Next::Do(at) = next(&operation.plan, &operation.phase) else { return None };
     match operation.plan.steps.get(at)? {
         Step::Ask { task, .. } => Some(Order { id: task_id(operation.id, at), task: Task::clone(task) }),
@@ -23,24 +24,24 @@ pub(crate) fn order_of(operation: &Operation) -> Option<Order> {
 }
 
 /// The id of the task that a step asks for.
-pub(crate) fn task_id(operation: OperationId, at: usize) -> TaskId {
+pub fn task_id(operation: OperationId, at: usize) -> TaskId {
     TaskId(format!("{operation}-{at}"))
 }
 
 /// The operation that a task was asked for; `None` for questions outside of operations.
-pub(crate) fn operation_of(task: &TaskId) -> Option<OperationId> {
+pub fn operation_of(task: &TaskId) -> Option<OperationId> {
     task.0.rsplit_once('-')?.0.parse().ok()
 }
 
 /// Whether an agent runs what it was told, judged by what it saw last.
-pub(crate) enum Running {
+pub(super) enum Running {
     Yes,
     NotYet(String),
     Never(Cause),
 }
 
 /// Whether the agent has made `generation` true and clients get in.
-pub(crate) fn runs(generation: Generation, observed: Option<&Observed>) -> Running {
+pub(super) fn runs(generation: Generation, observed: Option<&Observed>) -> Running {
     let Some(observed) = observed else { return Running::NotYet("its agent has not reported yet".to_owned()) };
     match &observed.engine {
         Engine::Failed { cause, restarts } if *restarts >= HOPELESS_RESTARTS => Running::Never(cause.clone()),
@@ -55,12 +56,12 @@ pub(crate) fn runs(generation: Generation, observed: Option<&Observed>) -> Runni
 }
 
 /// When the step that is being taken began.
-pub(crate) fn began_at(operation: &Operation) -> Timestamp {
+pub(super) fn began_at(operation: &Operation) -> Timestamp {
     operation.steps.iter().rev().find(|s| s.end.is_none()).map_or(operation.updated_at, |s| s.began_at)
 }
 
 /// Writes down that step `at` begins.
-pub(crate) fn record_begin(operation: &mut Operation, at: usize, now: Timestamp) {
+pub(super) fn record_begin(operation: &mut Operation, at: usize, now: Timestamp) {
     if let Some(step) = operation.plan.steps.get(at) {
         let name = step.name().to_owned();
         operation.steps.push(StepRecord { name, began_at: now, ended_at: None, end: None, detail: String::new() });
@@ -68,7 +69,7 @@ pub(crate) fn record_begin(operation: &mut Operation, at: usize, now: Timestamp)
 }
 
 /// Writes down how the step that is being taken ended, and what the agent did in the course of it.
-pub(crate) fn record_end(
+pub(super) fn record_end(
     operation: &mut Operation,
     end: StepEnd,
     detail: &str,
@@ -84,7 +85,7 @@ pub(crate) fn record_end(
 }
 
 /// Writes down how the undo of step `at` ended, in the record of the step itself.
-pub(crate) fn record_undo(operation: &mut Operation, at: usize, end: StepEnd, detail: &str, now: Timestamp) {
+pub(super) fn record_undo(operation: &mut Operation, at: usize, end: StepEnd, detail: &str, now: Timestamp) {
     let Some(name) = operation.plan.steps.get(at).map(Step::name) else { return };
     if let Some(record) = operation.steps.iter_mut().find(|s| s.name == name) {
         record.ended_at = Some(now);
@@ -96,7 +97,7 @@ pub(crate) fn record_undo(operation: &mut Operation, at: usize, end: StepEnd, de
 }
 
 /// Has an operation that is over keep no password, not even a sealed one.
-pub(crate) fn forget_passwords(operation: &mut Operation) {
+pub(super) fn forget_passwords(operation: &mut Operation) {
     for step in &mut operation.plan.steps {
         if let Step::Ask { task, .. } = step
             && let Task::Accounts { request } = &mut **task
@@ -108,7 +109,7 @@ pub(crate) fn forget_passwords(operation: &mut Operation) {
 
 /// Says in the rest of the plan which image was found for what was asked without a digest, so that every later step
 /// means the same one, and which number its program says.
-pub(crate) fn pin_image(operation: &mut Operation, version: VersionId, image: &ImageFound) {
+pub(super) fn pin_image(operation: &mut Operation, version: VersionId, image: &ImageFound) {
     let pin = |spec: &mut EngineSpec| {
         if spec.version == version && spec.image.digest.is_none() {
             spec.image.digest = Some(image.digest.clone());

@@ -1,17 +1,17 @@
-//! Whether there is something to do for an operation at this moment. Pure.
+//! Whether there is something to do for an operation at this moment.
 
-use coffer_core::instance::{Observed, Operation};
-use coffer_core::operation::{Next, Phase, next};
-use coffer_core::plan::Step;
-use coffer_core::task::Task;
-use coffer_store::Work;
 use jiff::{SignedDuration, Timestamp};
 
 use super::step::{Running, began_at, runs, task_id};
+use crate::instance::{Observed, Operation};
+use crate::operation::{Next, Phase, next};
+use crate::plan::Step;
+use crate::task::TaskResult;
 
 /// Whether there is something to do for an operation.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub enum Due {
+    /// A server may claim it.
     Now,
     /// Something else has to happen first.
     Later,
@@ -19,9 +19,8 @@ pub(super) enum Due {
     Late(String),
 }
 
-/// Whether there is something to do for this operation.
-pub(super) fn due(work: &Work, seen: Option<&Observed>, now: Timestamp) -> Due {
-    let operation = &work.operation;
+/// Whether there is something to do for this operation, whose agent has answered this and said that of itself.
+pub fn due(operation: &Operation, results: &[TaskResult], seen: Option<&Observed>, now: Timestamp) -> Due {
     match next(&operation.plan, &operation.phase) {
         Next::Begin(_) => Due::Now,
         Next::Undo(_) => when(now >= not_before(operation)),
@@ -35,11 +34,14 @@ pub(super) fn due(work: &Work, seen: Option<&Observed>, now: Timestamp) -> Due {
             Some(Step::Ask { task, within_seconds }) => {
                 let id = task_id(operation.id, at);
                 match &**task {
-                    _ if work.results.iter().any(|result| result.id == id) => Due::Now,
-                    Task::Section(_) if is_over(operation, *within_seconds, now) => {
-                        Due::Late(format!("the agent has worked on this section for {within_seconds} s"))
-                    }
-                    Task::Section(_) => Due::Later,
+                    _ if results.iter().any(|result| result.id == id) => Due::Now,
+                    task if !task.is_given_up() => match is_over(operation, *within_seconds, now) {
+                        true => Due::Late(format!(
+                            "its agent has been asked for step {} for {within_seconds} s and has not answered",
+                            operation.plan.steps.get(at).map_or("", Step::name)
+                        )),
+                        false => Due::Later,
+                    },
                     _ => when(is_over(operation, *within_seconds, now)),
                 }
             }
@@ -56,7 +58,7 @@ pub(super) fn is_over(operation: &Operation, within_seconds: u32, now: Timestamp
 fn not_before(operation: &Operation) -> Timestamp {
     let attempt = match operation.phase {
         Phase::Forward { attempt, .. } | Phase::Backward { attempt, .. } => attempt,
-        Phase::Done | Phase::Undone { .. } | Phase::Stuck { .. } => 0,
+        Phase::Done | Phase::Undone { .. } | Phase::Stuck { .. } | Phase::Abandoned { .. } => 0,
     };
     let pause = match attempt {
         0 => 0,

@@ -1,0 +1,69 @@
+//! What a world's store says, read beside its servers.
+
+use coffer_core::operation::{Phase, Plan};
+use coffer_core::plan::Step;
+use sqlx::any::install_default_drivers;
+use sqlx::{AnyConnection, Connection as _, Row as _};
+
+/// The store, from a test that has no runtime.
+pub(crate) struct Ledger {
+    runtime: tokio::runtime::Runtime,
+    connection: AnyConnection,
+    plan: Option<(String, Plan<Step>)>,
+}
+
+/// An operation as it is written down.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub id: String,
+    pub instance: String,
+    pub phase: Phase,
+    pub plan: Plan<Step>,
+}
+
+impl Entry {
+    /// Where it stands, if that is at a step of this name that has begun.
+    pub(crate) fn begun_at(&self, name: &str) -> Option<usize> {
+        match self.phase {
+            Phase::Forward { at, begun: true, .. } => (self.plan.steps.get(at)?.name() == name).then_some(at),
+            Phase::Forward { .. }
+            | Phase::Backward { .. }
+            | Phase::Done
+            | Phase::Undone { .. }
+            | Phase::Stuck { .. }
+            | Phase::Abandoned { .. } => None,
+        }
+    }
+}
+
+impl Ledger {
+    /// Opens the store at this URL.
+    pub(crate) fn open(url: &str) -> Self {
+        install_default_drivers();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let connection = runtime.block_on(AnyConnection::connect(url)).expect("the store");
+        Self { runtime, connection, plan: None }
+    }
+
+    /// The operation that was asked for last.
+    pub(crate) fn newest(&mut self) -> Option<Entry> {
+        let newest = "SELECT id, instance_id, phase FROM operations ORDER BY created_at DESC, id LIMIT 1";
+        let row =
+            self.runtime.block_on(sqlx::query(newest).fetch_optional(&mut self.connection)).expect("an answer")?;
+        let (id, instance, phase): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        if self.plan.as_ref().is_none_or(|(of, _)| *of != id) {
+            let plan = sqlx::query("SELECT plan FROM operations WHERE id = $1").bind(&id);
+            let row = self.runtime.block_on(plan.fetch_one(&mut self.connection)).expect("an answer");
+            let plan = serde_json::from_str(row.get(0)).expect("a plan");
+            self.plan = Some((id.clone(), plan));
+        }
+        let plan = self.plan.as_ref().map(|(_, plan)| plan.clone())?;
+        let phase = serde_json::from_str(&phase).expect("a phase");
+        Some(Entry { id, instance, phase, plan })
+    }
+
+    /// How many rows there are by this query.
+    pub(crate) fn count(&mut self, sql: &'static str) -> i64 {
+        self.runtime.block_on(sqlx::query(sql).fetch_one(&mut self.connection)).expect("an answer").get(0)
+    }
+}
