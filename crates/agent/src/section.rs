@@ -6,6 +6,7 @@
 
 mod back;
 mod record;
+mod time;
 
 use std::time::Duration;
 
@@ -18,17 +19,15 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::record::{note_begin, note_end};
+use self::time::{hold_limit, in_time, time_left};
 use crate::cause::cause;
 use crate::driver::{self, Client, Settled, Temporary};
 use crate::site::{Error, Exposure, PreImage, Probe, Seen};
 use crate::state::{Durability, Held, Journal};
 use crate::supervisor::Supervisor;
-use crate::tasks;
 
 /// How much of the time that writes wait has to be left when the old engine is told to end.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How many times the expected gap connections may wait.
-const HOLD_FACTOR: u32 = 3;
 /// How many findings of a proof that failed are told in a sentence.
 const FINDINGS_TOLD: usize = 3;
 /// The pauses before a step that must not fail is tried again. The last one repeats.
@@ -286,33 +285,6 @@ async fn start_new(sup: &mut Supervisor, section: &Section) -> Result<String, Ca
     Ok(String::new())
 }
 
-/// How much time there is for a step. Where connections cannot be made to wait, as much as if they could; none is set where the
-/// engine did not run before.
-fn time_left(sup: &Supervisor, section: &Section) -> Result<Option<Duration>, Cause> {
-    let was_running = sup.state.section.as_ref().is_some_and(|j| j.was_running);
-    match sup.host.holds_for() {
-        None if was_running => hold_limit(sup, section).map(Some),
-        left => Ok(left),
-    }
-}
-
-/// Does something while connections wait, and fails a little before they have waited for too long: the old engine is to be let
-/// back in then.
-async fn in_time<T>(
-    left: Option<Duration>,
-    spec: &EngineSpec,
-    work: impl Future<Output = Result<T, Cause>>,
-) -> Result<T, Cause> {
-    let Some(left) = left else { return work.await };
-    let late = || {
-        Cause::new(
-            format!("{} was not ready in the time that connections may wait", spec.label()),
-            "ask again when the host is less busy, or let the operator raise hold_seconds",
-        )
-    };
-    tokio::time::timeout(left * 9 / 10, work).await.unwrap_or_else(|_| Err(late()))
-}
-
 async fn probed(probe: Option<Probe>) -> Option<Seen> {
     match probe {
         Some(probe) => Some(probe.finish().await),
@@ -417,18 +389,6 @@ async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Resul
         Some((client, _)) => sup.host.stop(&section.from, client).await,
         None => Ok(()),
     }
-}
-
-/// How long connections may wait: as configured, or longer where so much data has to be copied or loaded that it would not do.
-fn hold_limit(sup: &Supervisor, section: &Section) -> Result<Duration, Cause> {
-    let image = PreImage::of(&sup.host.paths, section.operation, driver::kinds(&section.from));
-    let copied = match section.plan.steps.contains(&SectionStep::Keep) && !image.is_complete() {
-        true => image.stale_bytes().map_err(cause)?,
-        false => 0,
-    };
-    let data = sup.host.volume(&section.from)?;
-    let expected = Duration::from_millis(tasks::expected_gap_millis(&section.from, &section.to, copied, data));
-    Ok(sup.host.hold_limit().max(expected * HOLD_FACTOR))
 }
 
 /// Puts back what a step may have touched. Idempotent, and true also of a step that acted in part or not at all.

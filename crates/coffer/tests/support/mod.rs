@@ -9,6 +9,7 @@ pub(crate) mod faulty;
 pub(crate) mod held;
 pub(crate) mod http;
 pub(crate) mod ledger;
+pub(crate) mod leftovers;
 pub(crate) mod load;
 pub(crate) mod mariadb;
 pub(crate) mod mysql;

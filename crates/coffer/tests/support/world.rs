@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::disk::Disk;
 use super::http::{self, Answer};
+use super::leftovers::{end_all_of, holder, processes, remove, sees};
 use super::resp::Connection;
 
 /// How long anything may take before a test fails. Machines that test are slow and busy: it is no measure of anything.
@@ -498,88 +499,6 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 #[track_caller]
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
-}
-
-/// Who holds the lock file: what stands in it, if that is still the same process.
-fn holder(lock: &Path) -> Option<u32> {
-    let holder: Value = serde_json::from_slice(&fs_err::read(lock).ok()?).ok()?;
-    let pid = u32::try_from(holder["pid"].as_u64()?).ok()?;
-    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    let same = fields.get(19)?.parse::<u64>().ok()? == holder["start_ticks"].as_u64()?;
-    (same && fields.first() != Some(&"Z")).then_some(pid)
-}
-
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = fs_err::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// Whether something of this path is mounted before the process: engines see nothing else of their volume.
-fn sees(pid: u32, path: &str) -> bool {
-    let mounts = fs_err::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-    mounts.split_ascii_whitespace().any(|word| word.ends_with(path))
-}
-
-/// Ends every agent and engine of the instances in this data directory, and removes their control groups.
-fn end_all_of(data: &Path) {
-    let ids: Vec<_> = fs_err::read_dir(data.join("instances"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.path().is_dir())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    for id in ids {
-        let volume = data.join("instances").join(&id);
-        let is_agent = |pid: u32| {
-            let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|word| word == volume.as_os_str().as_encoded_bytes())
-        };
-        let part = format!("/{id}/");
-        let has_part = |pid: u32| {
-            fs_err::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(&part))
-        };
-        let is_keeper =
-            |pid: u32| fs_err::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&volume));
-        // The agents first: they would start again what ends.
-        let left: [&dyn Fn(u32) -> bool; 3] = [&is_agent, &has_part, &is_keeper];
-        for of in left {
-            let deadline = Instant::now() + PATIENCE;
-            loop {
-                let living: Vec<_> = processes().filter(|pid| of(*pid)).collect();
-                if living.is_empty() || Instant::now() > deadline {
-                    break;
-                }
-                living.into_iter().for_each(kill);
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-        let hierarchies = fs_err::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        for hierarchy in hierarchies {
-            let _ = fs_err::remove_dir(hierarchy.path().join("coffer").join(&id));
-        }
-        let _ = fs_err::remove_dir(Path::new("/sys/fs/cgroup/coffer").join(&id));
-    }
-}
-
-fn remove(directory: &Path) {
-    // File systems that `ensure_disk` and `Disk` made.
-    for disk in [directory.join("instances"), directory.join("engines"), directory.to_owned()] {
-        let mounts = fs_err::read_to_string("/proc/mounts").unwrap_or_default();
-        if mounts.split_ascii_whitespace().any(|word| Path::new(word) == disk) {
-            let _ = Command::new("umount").arg("--lazy").arg(disk).status();
-        }
-    }
-    for image in ["img", "disk"] {
-        let _ = fs_err::remove_file(directory.with_extension(image));
-    }
-    for directory in [directory.to_owned(), directory.with_extension("engines")] {
-        match fs_err::remove_dir_all(directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => println!("{error}"),
-            _ => {}
-        }
-    }
 }
 
 /// Another name for every file: an image store costs a test no room. Where the file system is another one, a copy.
