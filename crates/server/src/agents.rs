@@ -179,7 +179,7 @@ impl Endpoint {
     ) -> Result<(), coffer_store::Error> {
         let mut write = self.app.store.write().await?;
         let open = write.instance(coffer_store::Scope::Admin, id).await?.and_then(|row| row.open);
-        if !open.is_some_and(|open| operation_of(task) == Some(open.id)) {
+        if open.is_none_or(|open| operation_of(task) != Some(open.id)) {
             // What it was said of is over, and its end was told.
             return Ok(());
         }

@@ -475,7 +475,7 @@ impl World {
                 }
                 let Some(journal) = self.journal(ix) else { return Ok(Done) };
                 if runs && !journal.old_started {
-                    return self.is_wanted(ix);
+                    return Ok(self.is_wanted(ix));
                 }
                 journal.old_started = true;
                 self.save_state(ix, Durability::Flushed);
@@ -490,7 +490,7 @@ impl World {
                 engine.answers = true;
                 // Once it is open clients write, and it no longer is what was counted.
                 if self.is_open(ix) {
-                    return self.is_wanted(ix);
+                    return Ok(self.is_wanted(ix));
                 }
                 let Some(journal) = self.journal(ix) else { return Ok(Done) };
                 if !journal.old_proven {
@@ -506,16 +506,16 @@ impl World {
             _ => {
                 self.answering(ix)?;
                 self.let_in(ix);
-                self.is_wanted(ix)
+                Ok(self.is_wanted(ix))
             }
         }
     }
 
-    fn is_wanted(&mut self, ix: usize) -> Result<Acted, Cause> {
+    fn is_wanted(&mut self, ix: usize) -> Acted {
         if let Some(agent) = self.agent(ix) {
             agent.state.wanted = true;
         }
-        Ok(Done)
+        Done
     }
 
     /// The old engine, running and open: where a way back ends. False where it was started and is to be waited for.
