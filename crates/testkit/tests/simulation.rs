@@ -7,7 +7,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use coffer_testkit::simulation::{Coverage, Failure, Fault, play};
+use coffer_core::instance::Kind;
+use coffer_testkit::simulation::{Coverage, End, Failure, Fault, play};
 
 /// What takes some seconds without optimization.
 const HISTORIES: u64 = 300;
@@ -77,6 +78,9 @@ fn whatever_goes_wrong_every_history_ends_well() {
     }
     if seed.is_none() {
         assert_eq!(seen.faults.len(), Fault::ALL.len(), "not every kind of fault struck");
+        for kind in Kind::ALL {
+            assert!(seen.ends.contains_key(&(kind, End::Done)), "no {} was ever done", kind.name());
+        }
     }
     if histories >= EVERYTHING {
         assert_eq!(seen.gaps(), Vec::<String>::new(), "not everything happened in {histories} histories");

@@ -287,7 +287,9 @@ impl World {
     /// Opens the gate to the engine that runs.
     pub(super) fn let_in(&mut self, ix: usize) {
         self.gate(ix, At::Open);
-        if let Some(engine) = self.engine(ix) {
+        let Some(place) = self.place(ix) else { return };
+        place.served = true;
+        if let Some(engine) = &mut place.engine {
             engine.waits = false;
         }
     }
@@ -305,6 +307,7 @@ impl World {
             None if !place.agent.state.wanted || now < place.agent.retry_at => None,
             None => {
                 place.agent.seen = Seen::Starting;
+                place.agent.has_news();
                 place.agent.state.on_disk = Some(spec.number);
                 match self.launch(ix, &spec) {
                     Ok(()) => Some(Pause::busy(self.start_millis())),

@@ -79,6 +79,8 @@ pub(super) struct Place {
     pub(super) engine: Option<Engine>,
     /// The last engine was told to end, by somebody else than its agent.
     pub(super) exit_zero: bool,
+    /// Clients were let in once.
+    pub(super) served: bool,
     pub(super) agent: Agent,
 }
 
@@ -89,6 +91,7 @@ impl Place {
             gate: Gate::Refusing { behind: Behind::Nobody },
             engine: None,
             exit_zero: false,
+            served: false,
             agent: Agent::new(life, State::default(), servers),
         }
     }

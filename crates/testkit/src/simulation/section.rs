@@ -396,7 +396,7 @@ impl World {
                     self.coverage.forfeited += given_up;
                 }
                 self.let_in(ix);
-                Ok(More(1))
+                Ok(More(self.rng.between(1, 800)))
             }
             _ => {
                 self.answering(ix)?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use coffer_core::finding::Cause;
 use coffer_core::id::{Generation, OperationId, TaskId};
-use coffer_core::instance::{Instance, Observed, Operation};
-use coffer_core::operation::Event as Happened;
+use coffer_core::instance::{Instance, Kind, Observed, Operation};
+use coffer_core::operation::{Event as Happened, Phase};
 use coffer_core::plan::Step;
 use coffer_core::runner::{self, Act, Change, Due, LEASE, due, order_of};
 use coffer_core::spec::EngineSpec;
@@ -389,7 +389,7 @@ impl World {
         self.places[ix] = None;
         self.promises[ix] = super::place::Promises::default();
         let row = &self.store.rows[ix];
-        let wanted = row.instance.built && row.open().is_none_or(|o| o.kind != coffer_core::instance::Kind::Delete);
+        let wanted = row.instance.built && row.open().is_none_or(|open| open.kind != Kind::Delete);
         if wanted && !row.deleted {
             self.violated(format!("the place of {ix} was dropped, and nobody had asked for that"));
         }
@@ -404,8 +404,6 @@ impl World {
 
     /// Whether an instance is to have an agent, as the store is asked.
     fn wants_agent(&self, ix: usize) -> bool {
-        use coffer_core::instance::Kind;
-        use coffer_core::operation::Phase;
         let row = &self.store.rows[ix];
         let open = row.open();
         !row.deleted
@@ -504,7 +502,6 @@ impl World {
 
     /// Why an open operation needs a person, as this server sees it.
     pub(super) fn why_stuck(&self, s: usize, ix: usize) -> Option<Cause> {
-        use coffer_core::operation::Phase;
         let open = self.store.rows[ix].open()?;
         match &open.phase {
             Phase::Stuck { cause, .. } => Some(cause.clone()),

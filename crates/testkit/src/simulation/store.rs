@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use coffer_core::finding::Cause;
-use coffer_core::gate::Gate;
 use coffer_core::group::Group;
 use coffer_core::id::OperationId;
 use coffer_core::instance::{Fault, Instance, Kind, Observed, Operation};
@@ -226,9 +225,7 @@ impl World {
                 Some("it is recorded as running, without a place".to_owned())
             }
             (Change::Built { .. }, Some(place)) => {
-                let served = place.volume.data.proven_by.is_some()
-                    && place.gate != Gate::Refusing { behind: coffer_core::gate::Behind::Nobody };
-                (!served && place.engine.is_some()).then(|| "it is recorded as built, and never served".to_owned())
+                (!place.served).then(|| "it is recorded as built, and never served".to_owned())
             }
             (Change::Runs(desire, _), Some(place)) => {
                 let data = &place.volume.data;
