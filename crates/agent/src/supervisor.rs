@@ -256,7 +256,7 @@ impl Supervisor {
                 tracing::warn!(%cause, "engine does not start");
                 self.note_given();
                 let how = cause.message.clone();
-                if self.failed(cause, &how) == Noted::LoopBegins {
+                if self.failed(cause, &how, false) == Noted::LoopBegins {
                     self.tell_loop();
                 }
                 self.save(Durability::Written)?;
@@ -295,13 +295,13 @@ impl Supervisor {
     }
 
     /// Notes that the engine ended by itself or did not come up, and when it is tried again.
-    fn failed(&mut self, cause: Cause, how: &str) -> Noted {
+    fn failed(&mut self, cause: Cause, how: &str, came_up: bool) -> Noted {
         if self.started_at.take().is_some_and(|at| at.elapsed() > STEADY) {
             self.end_loop(STEADILY);
         }
         self.watch.ended();
         let noted = self.state.crashes.note(Timestamp::now(), how);
-        self.retry_at = Instant::now() + self.state.crashes.pause();
+        self.retry_at = Instant::now() + self.state.crashes.pause(came_up);
         self.engine = Engine::Failed { cause, restarts: self.state.crashes.count() };
         noted
     }
@@ -341,7 +341,7 @@ impl Supervisor {
             self.engine = Engine::Failed { cause, restarts: self.state.crashes.count() };
         } else {
             let cause = Cause::new(format!("the engine ended by itself ({how}): {words}"), "it is started again");
-            match self.failed(cause, &format!("({how}) {words}")) {
+            match self.failed(cause, &format!("({how}) {words}"), true) {
                 Noted::Single => self.event(
                     "engine.died",
                     &format!("the engine ended by itself ({how}) and is started again; last words: {words}"),

@@ -28,6 +28,9 @@ const PAUSES: [Duration; 6] = [
     Duration::from_secs(60),
 ];
 
+/// The longest of them for one that had come up.
+const CAME_UP: usize = 1;
+
 /// The ends of an engine by itself since it last ran steadily.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Crashes {
@@ -102,11 +105,12 @@ impl Crashes {
         self.in_loop.as_ref()
     }
 
-    /// How long to wait before the engine is started again.
-    pub fn pause(&self) -> Duration {
-        let last = PAUSES.len() - 1;
+    /// How long to wait before the engine is started again. One that `came_up` is worth a start: what it does for clients until it
+    /// ends again is more than nothing, and who waits for it is refused when it stays away for too long.
+    pub fn pause(&self, came_up: bool) -> Duration {
+        let longest = if came_up { CAME_UP } else { PAUSES.len() - 1 };
         let at = self.count.saturating_sub(1) as usize;
-        PAUSES[if self.in_loop.is_some() { last } else { at.min(last) }]
+        PAUSES[if self.in_loop.is_some() { longest } else { at.min(longest) }]
     }
 }
 
@@ -118,7 +122,7 @@ impl CrashLoop {
         Cause::new(
             format!(
                 "the engine does not stay up: {count} times within {within} s it ended by itself or did not start, last at {}: {how}; \
-                 it is started again every {} s",
+                 it is started again, with pauses of up to {} s",
                 moment(*last),
                 PAUSES[PAUSES.len() - 1].as_secs()
             ),
@@ -174,10 +178,14 @@ mod tests {
         let pauses: Vec<_> = (0..7)
             .map(|n| {
                 crashes.note(at(n), "");
-                crashes.pause().as_secs()
+                (crashes.pause(false).as_secs(), crashes.pause(true).as_secs())
             })
             .collect();
-        assert_eq!(pauses, [0, 1, 2, 5, 60, 60, 60]);
+        assert_eq!(
+            pauses,
+            [(0, 0), (1, 1), (2, 1), (5, 1), (60, 1), (60, 1), (60, 1)],
+            "one that came up is back soon"
+        );
     }
 
     #[test]
