@@ -156,7 +156,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::render;
+    use super::{gap, render};
 
     #[test]
     fn a_plan_says_everything_that_is_needed_to_decide() {
@@ -188,7 +188,7 @@ Path          fetch, check [stop, open], record
 Image         8.0.2 sha256:ab, from debian trixie
 Pre-image     hard link of dump.rdb: 12.3 MB, about 3 ms
 Stops         redis 7.0.15, once
-Gap           clients cannot write for about 180 ms
+Gap           clients cannot write for about 180 ms, as reckoned: no three like it were measured yet
 Way back      whole until 'open': whatever fails before it is undone by itself, with nothing lost; after it the new engine has \
 taken writes, and nothing is undone any more
 Defaults      those of the new version are adopted; nothing is pinned to the old ones
@@ -209,6 +209,16 @@ Findings
 Notes
   the pre-image stays for 24 h
 "
+        );
+    }
+
+    #[test]
+    fn a_gap_is_told_as_it_was_measured_with_its_spread() {
+        let measured = json!({"count": 7, "shortest_ms": 31.2, "median_ms": 43.4, "longest_ms": 12_345.0});
+        let measured = serde_json::from_value(measured).expect("a spread");
+        assert_eq!(
+            gap(180, Some(&measured)),
+            "clients cannot write for about 43 ms (31 ms to 12.3 s), as measured 7 times with about as much data on such a host"
         );
     }
 }
