@@ -28,6 +28,9 @@ use crate::supervisor::Supervisor;
 
 /// How much of the time that writes wait has to be left when the old engine is told to end.
 const MARGIN: Duration = Duration::from_secs(5);
+/// The reader asks when it begins, and again after 50 ms. In between it has been silent for so long that it is not waited for when
+/// new connections begin to wait.
+const READER_SILENT: Duration = Duration::from_millis(30);
 /// How many findings of a proof that failed are told in a sentence.
 const FINDINGS_TOLD: usize = 3;
 /// The pauses before a step that must not fail is tried again. The last one repeats.
@@ -345,6 +348,7 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
         live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
         live.probe = Some(driver::probe(&section.from, &sup.host.secrets));
         live.reader = Some(driver::reader(&section.from, &sup.host.secrets));
+        tokio::time::sleep(READER_SILENT).await;
     }
     // The last moment at which nobody waits: an engine that may not read its files tells less of them, and may not end cleanly.
     sup.host.give_files()?;

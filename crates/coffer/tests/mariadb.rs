@@ -86,6 +86,10 @@ fn an_instance_of_the_newest_series_is_made() {
     let certificate = world.volume(&instance.id).join("conf/tls.pem");
     let before = fs_err::read_to_string(&certificate).unwrap();
     world.coffer(["instance", "restart", "m", "--wait"]).ok();
+    let restart = world.operations(&instance.id).remove(0);
+    let quiesce = restart["steps"].as_array().unwrap().iter().find(|step| step["name"] == "quiesce").unwrap();
+    let told = quiesce["detail"].as_str().unwrap();
+    assert!(told.starts_with("all that was sent was answered"), "nobody waits for Coffer's own clients: {told}");
     assert!(connect(&instance).ask("SELECT VERSION()").unwrap()[0].starts_with("11.8"));
     assert_eq!(connect(&instance).ask("SELECT @@have_ssl, @@ssl_cert").unwrap(), ["YES|/conf/tls.pem"]);
     assert_eq!(fs_err::read_to_string(&certificate).unwrap(), before, "none is made while nobody is served");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use coffer_core::engine::redis::acl;
 use coffer_core::spec::EngineSpec;
@@ -9,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::site::{Caller, End, Probe, Secrets};
+use crate::site::{Caller, End, Probe, STAYING, Secrets};
 
 /// A key that nobody has. Deleting it is a write to the engine, and changes nothing.
 const NOBODYS_KEY: &str = "\0coffer probe\0";
@@ -51,6 +52,10 @@ impl Caller for Visitor {
 }
 
 impl Caller for Reader {
+    fn every(&self) -> Duration {
+        STAYING
+    }
+
     async fn attempt(&mut self, address: SocketAddr) -> End {
         let command = &["GET", NOBODYS_KEY];
         let (connection, answer) = match self.connection.take() {

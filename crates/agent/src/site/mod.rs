@@ -26,7 +26,7 @@ pub use log::last_words;
 pub(crate) use owner::{foreign_files, give_back};
 pub(crate) use preimage::copy_millis;
 pub use preimage::{Estimate, PreImage};
-pub(crate) use probe::{Caller, End};
+pub(crate) use probe::{Caller, End, STAYING};
 pub use probe::{Probe, Seen};
 
 use crate::sandbox::{self, Exit, Process, User};

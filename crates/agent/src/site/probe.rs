@@ -13,6 +13,9 @@ use tokio::time::{sleep, timeout};
 
 /// The pause between two connections.
 const EVERY: Duration = Duration::from_millis(2);
+/// The same of one who stays. Longer than a connection has to be silent to be taken for answered: else the probe itself would be
+/// waited for when new connections begin to wait.
+pub(crate) const STAYING: Duration = Duration::from_millis(50);
 /// How long one connection is left waiting. Longer than any engine is away that is still to come back.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long it goes on after it was told to end without a success since.
@@ -21,6 +24,11 @@ const LAST_CHANCE: Duration = Duration::from_secs(5);
 pub(crate) trait Caller: Send + 'static {
     /// What one of them does from connecting to leaving.
     fn attempt(&mut self, address: SocketAddr) -> impl Future<Output = End>;
+
+    /// The pause before the next.
+    fn every(&self) -> Duration {
+        EVERY
+    }
 }
 
 /// What clients saw from the start of a probe to its end.
@@ -132,7 +140,7 @@ async fn attempts(
             End::Reset => clients.reset += 1,
             End::Wrong => clients.wrong += 1,
         }
-        sleep(EVERY).await;
+        sleep(caller.every()).await;
     }
 }
 

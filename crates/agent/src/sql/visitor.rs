@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use coffer_core::engine::sql::config::PROBE;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -9,7 +10,7 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use super::client::options;
-use crate::site::{Caller, End};
+use crate::site::{Caller, End, STAYING};
 
 /// Who logs in, runs one statement that changes nothing, and leaves.
 pub(crate) struct Visitor {
@@ -40,6 +41,10 @@ impl Caller for Visitor {
 }
 
 impl Caller for Reader {
+    fn every(&self) -> Duration {
+        STAYING
+    }
+
     async fn attempt(&mut self, address: SocketAddr) -> End {
         let read = async {
             let mut connection = match self.connection.take() {
