@@ -22,15 +22,17 @@ use self::record::{note_begin, note_end};
 use self::time::{hold_limit, in_time, time_left};
 use crate::cause::cause;
 use crate::driver::{self, Client, Settled, Temporary};
-use crate::site::{Error, Exposure, PreImage, Probe, Seen};
+use crate::gate;
+use crate::site::{Error, Exposure, PreImage, Probe, STAYING, Seen};
 use crate::state::{Durability, Held, Journal};
 use crate::supervisor::Supervisor;
 
 /// How much of the time that writes wait has to be left when the old engine is told to end.
 const MARGIN: Duration = Duration::from_secs(5);
-/// The reader asks when it begins, and again after 50 ms. In between it has been silent for so long that it is not waited for when
-/// new connections begin to wait.
-const READER_SILENT: Duration = Duration::from_millis(30);
+/// The reader asks when it begins, and again after [`STAYING`]. In between it has been silent for so long that it is not waited for
+/// when new connections begin to wait.
+const READER_SILENT: Duration = gate::QUIET.saturating_add(Duration::from_millis(10));
+const _: () = assert!(READER_SILENT.as_millis() < STAYING.as_millis());
 /// How many findings of a proof that failed are told in a sentence.
 const FINDINGS_TOLD: usize = 3;
 /// The pauses before a step that must not fail is tried again. The last one repeats.

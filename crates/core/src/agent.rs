@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::finding::Cause;
 use crate::id::{Generation, OperationId, TaskId};
-use crate::task::{Order, Task};
+use crate::task::Order;
 
 /// How many ids of tasks that are done are remembered. More than servers can ask for in the time for which a wish counts that
 /// nobody confirms: an order of an operation that was undone has the generation of the next one, so only this keeps it from being
@@ -33,27 +33,13 @@ pub fn choose<'a>(
     in_force: Generation,
 ) -> Option<(&'a Order, Option<Cause>)> {
     let order = orders.into_iter().find(|order| !knows(&order.id))?;
-    let late = decided(&order.task).filter(|generation| *generation <= in_force).map(|generation| {
+    let late = order.task.generation().filter(|generation| *generation <= in_force).map(|generation| {
         Cause::new(
             format!("generation {} was decided before what runs here", generation.0),
             "ask again for what you want",
         )
     });
     Some((order, late))
-}
-
-/// The generation that is in force when the task is done, where it brings another one.
-fn decided(task: &Task) -> Option<Generation> {
-    match task {
-        Task::Section(section) => Some(section.generation),
-        Task::Configure { generation, .. } => Some(*generation),
-        Task::Fetch { .. }
-        | Task::Check { .. }
-        | Task::CheckBack { .. }
-        | Task::Verify { .. }
-        | Task::Accounts { .. }
-        | Task::Finalize { .. } => None,
-    }
 }
 
 /// A pre-image whose operation succeeded, as far as it matters for how long it is kept.
@@ -77,12 +63,13 @@ impl Kept {
 mod tests {
     use std::net::IpAddr;
 
-    use super::{Duration, Generation, Kept, Order, Task, TaskId, Timestamp, choose, takes_over};
+    use super::{Duration, Generation, Kept, Order, TaskId, Timestamp, choose, takes_over};
     use crate::datastore::Version;
     use crate::flavor::Flavor;
     use crate::id::{FlavorId, OperationId};
     use crate::section::Section;
     use crate::spec::{EngineSpec, Settings};
+    use crate::task::Task;
 
     fn spec() -> EngineSpec {
         let flavor = Flavor { id: FlavorId::from("1"), name: "small".to_owned(), ram_mib: 512, vcpus: 1 };

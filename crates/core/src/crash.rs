@@ -1,7 +1,7 @@
 //! Engines that end by themselves: when one is started again, and when that has become a loop.
 //!
 //! The first few ends are told one by one. From the [`LOOP`]th within [`WINDOW`] on it is one thing that goes on: told when it
-//! begins and when it is over, shown all the time, and tried at the slowest pause.
+//! begins and when it is over, shown all the time, and tried at the slowest pause that there is for such an end.
 
 use std::time::Duration;
 
@@ -109,8 +109,8 @@ impl Crashes {
     /// ends again is more than nothing, and who waits for it is refused when it stays away for too long.
     pub fn pause(&self, came_up: bool) -> Duration {
         let longest = if came_up { CAME_UP } else { PAUSES.len() - 1 };
-        let at = self.count.saturating_sub(1) as usize;
-        PAUSES[if self.in_loop.is_some() { longest } else { at.min(longest) }]
+        let at = if self.in_loop.is_some() { longest } else { self.count.saturating_sub(1) as usize };
+        PAUSES[at.min(longest)]
     }
 }
 

@@ -54,7 +54,7 @@ use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub(crate) use drain::drain;
+pub(crate) use drain::{QUIET, drain};
 pub use keeper::{KEEPER_COMMAND, keeper_main};
 pub use level::{Found, TRIAL_COMMAND, find, foresee, trial_main};
 
