@@ -281,15 +281,19 @@ impl Supervisor {
             self.watched(self.state.engine.as_ref().map(|spec| spec.number));
         } else {
             self.watch.ended();
+            self.measured();
         }
-        self.volume_used_bytes = self.host.used_bytes();
-        self.publish();
     }
 
     fn watched(&mut self, says: Option<Number>) {
         self.engine = Engine::Serving;
         self.started_at = Some(Instant::now());
         self.watch.started(says);
+        self.measured();
+    }
+
+    /// Tells how things are, with how much the volume holds now.
+    fn measured(&mut self) {
         self.volume_used_bytes = self.host.used_bytes();
         self.publish();
     }
