@@ -44,6 +44,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long an engine that nobody can ask may take to be gone after it hung up.
 const ENDING: Duration = Duration::from_secs(1);
+/// How long after that its end is waited for where only the reason is wanted: sockets are closed a moment before.
+const HUNG_UP: Duration = Duration::from_millis(100);
 /// Between two attempts to reach one that may be ending.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long a killed process may take to be gone. Only a kernel that writes out its memory needs more than an instant.
@@ -146,10 +148,25 @@ impl EngineHost {
             }
             other => other?,
         };
-        if exposure == Exposure::Open {
-            self.open(spec, &client).await?;
+        if exposure == Exposure::Open
+            && let Err(cause) = self.open(spec, &client).await
+        {
+            return Err(self.hung_up(spec).await.unwrap_or(cause));
         }
         Ok(client)
+    }
+
+    /// How an engine ended that hung up on the agent. That says more than whose answer did not come.
+    async fn hung_up(&mut self, spec: &EngineSpec) -> Option<Cause> {
+        let exit = tokio::time::timeout(HUNG_UP, self.ended()).await.ok()?;
+        Some(self.ended_at_start(spec, exit.unwrap_or(Exit::Unknown)))
+    }
+
+    fn ended_at_start(&mut self, spec: &EngineSpec, exit: Exit) -> Cause {
+        self.process = None;
+        let message =
+            format!("{} ended while it started ({exit}); its last words: {}", spec.label(), self.last_words());
+        Cause::new(message, LOG_HINT)
     }
 
     async fn launch(&mut self, spec: &EngineSpec, exposure: Exposure) -> Result<(), Cause> {
@@ -401,13 +418,10 @@ impl EngineHost {
             client = Client::ready(spec, &self.paths, &self.secrets, SILENCE_LIMIT) => {
                 return client.map_err(|error| self.unready(spec, error));
             }
-            exit = process.exited() => exit.map_or_else(|e| e.to_string(), |e| e.to_string()),
+            exit = process.exited() => exit.unwrap_or(Exit::Unknown),
             never = tend => never,
         };
-        self.process = None;
-        let message =
-            format!("{} ended while it started ({exit}); its last words: {}", spec.label(), self.last_words());
-        Err(Cause::new(message, LOG_HINT))
+        Err(self.ended_at_start(spec, exit))
     }
 
     /// Why an engine is not ready. Which socket does not answer, and how, is for the log.
