@@ -19,9 +19,10 @@ mod subject;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use clap::Parser;
 use coffer_core::datastore::Datastore;
@@ -54,6 +55,9 @@ struct Matrix {
     /// Only so many cells, of all faults alike
     #[arg(long)]
     sample: Option<usize>,
+    /// So many cells at a time, each with servers and a disk of its own
+    #[arg(long, default_value_t = 4)]
+    jobs: usize,
     /// Write what came out into docs/faults.md
     #[arg(long)]
     record: bool,
@@ -79,7 +83,7 @@ fn main() -> ExitCode {
     let trials = samples.map(|(name, datastore, store, count)| {
         Trial::test(name, move || {
             let cells = cells(SEED).into_iter().filter(|cell| cell.datastore == datastore).collect();
-            let report = run_all(&sample(cells, count), SEED, store);
+            let report = run_all(&sample(cells, count), SEED, store, 1);
             match report.failures() {
                 0 => Ok(()),
                 failures => Err(Failed::from(format!("{failures} cells are not as promised; look above"))),
@@ -110,7 +114,7 @@ fn whole(asked: &Matrix) -> ExitCode {
     if let Some(count) = asked.sample {
         cells = sample(cells, count);
     }
-    let report = run_all(&cells, asked.seed, store);
+    let report = run_all(&cells, asked.seed, store, asked.jobs.clamp(1, cells.len().max(1)));
     println!("{report}");
     if asked.record {
         report.record();
@@ -143,38 +147,68 @@ fn sample(cells: Vec<Cell>, count: usize) -> Vec<Cell> {
     cells
 }
 
-/// Runs these cells, and says of each how it went.
-fn run_all(cells: &[Cell], seed: u64, store: StoreKind) -> Report {
+/// Runs these cells, so many at a time, and says of each how it went.
+fn run_all(cells: &[Cell], seed: u64, store: StoreKind, jobs: usize) -> Report {
     // What it says is told with the cell.
     std::panic::set_hook(Box::new(|panic| println!("    at {}", panic.location().unwrap())));
-    let mut report = Report::new(seed, store);
-    let mut scene: Option<Scene> = None;
-    let mut lacking = None;
-    for (number, cell) in cells.iter().enumerate() {
-        if lacking == Some(cell.datastore) {
-            continue;
+    let work = Work {
+        seed,
+        store,
+        left: Mutex::new(cells.iter().copied().collect()),
+        report: Mutex::new(Report::new(seed, store, cells.len())),
+    };
+    std::thread::scope(|scope| {
+        (0..jobs).for_each(|_| drop(scope.spawn(|| work.work_off())));
+    });
+    work.report.into_inner().unwrap()
+}
+
+/// The cells of a run, for all who work on it.
+struct Work {
+    seed: u64,
+    store: StoreKind,
+    left: Mutex<VecDeque<Cell>>,
+    report: Mutex<Report>,
+}
+
+impl Work {
+    /// Runs cells in a scene of its own until there are none left. A cell is the same alone and beside others: they share nothing
+    /// but the machine.
+    fn work_off(&self) {
+        let mut scene: Option<Scene> = None;
+        while let Some(cell) = self.next() {
+            if scene.as_ref().is_some_and(|scene| scene.versions.datastore != cell.datastore) {
+                // One after the other: they would take each other's room.
+                drop(scene.take());
+            }
+            let ran = catch_unwind(AssertUnwindSafe(|| {
+                scene = scene.take().or_else(|| Scene::make(cell.datastore, self.store));
+                scene.as_mut().map(|scene| run::run(scene, &cell, self.seed))
+            }));
+            let ran = match ran {
+                Ok(Some(outcome)) => Ok(outcome),
+                Ok(None) => {
+                    self.left.lock().unwrap().retain(|other| other.datastore != cell.datastore);
+                    self.report.lock().unwrap().lacks(cell.datastore);
+                    continue;
+                }
+                Err(panic) => {
+                    let text = panic.downcast_ref::<String>().cloned();
+                    Err(text
+                        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                        .unwrap_or_default())
+                }
+            };
+            let is_spoilt = ran.is_err();
+            self.report.lock().unwrap().add(cell, ran, scene.as_ref());
+            if is_spoilt {
+                // What it left is no place for another cell.
+                drop(scene.take());
+            }
         }
-        if scene.as_ref().is_none_or(|scene| scene.versions.datastore != cell.datastore) {
-            // One after the other: they would take each other's room.
-            drop(scene.take());
-            scene = Scene::make(cell.datastore, store);
-        }
-        let Some(there) = scene.as_mut() else {
-            lacking = Some(cell.datastore);
-            report.lacks(cell.datastore);
-            continue;
-        };
-        let ran = catch_unwind(AssertUnwindSafe(|| run::run(there, cell, seed)));
-        let ran = ran.map_err(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-        });
-        if ran.is_err() {
-            report.keep_logs(cell, there);
-            // What it left is no place for another cell.
-            drop(scene.take());
-        }
-        report.add(*cell, ran, format!("{}/{}", number + 1, cells.len()));
     }
-    report
+
+    fn next(&self) -> Option<Cell> {
+        self.left.lock().unwrap().pop_front()
+    }
 }

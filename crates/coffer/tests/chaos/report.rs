@@ -16,18 +16,21 @@ use super::scene::{Scene, StoreKind};
 pub(crate) struct Report {
     seed: u64,
     store: StoreKind,
+    /// How many cells there are to run.
+    cells: usize,
     began: Instant,
     done: Vec<(Cell, Result<Outcome, String>)>,
     lacking: BTreeSet<Datastore>,
 }
 
 impl Report {
-    pub(crate) fn new(seed: u64, store: StoreKind) -> Self {
-        Self { seed, store, began: Instant::now(), done: Vec::new(), lacking: BTreeSet::new() }
+    pub(crate) fn new(seed: u64, store: StoreKind, cells: usize) -> Self {
+        Self { seed, store, cells, began: Instant::now(), done: Vec::new(), lacking: BTreeSet::new() }
     }
 
-    /// Says how a cell went.
-    pub(crate) fn add(&mut self, cell: Cell, ran: Result<Outcome, String>, progress: String) {
+    /// Says how a cell went, and keeps what everybody said in one that went wrong.
+    pub(crate) fn add(&mut self, cell: Cell, ran: Result<Outcome, String>, scene: Option<&Scene>) {
+        let progress = format!("{}/{}", self.done.len() + 1, self.cells);
         match &ran {
             Ok(Outcome { phase, recovered, acknowledged, cause }) => {
                 let cause = if cause.is_empty() { String::new() } else { format!("  {}", short(cause)) };
@@ -36,6 +39,7 @@ impl Report {
             }
             Err(why) => {
                 println!("[{progress}] {cell}  NOT AS PROMISED: {why}\n    again: {}", self.command(&cell));
+                scene.into_iter().for_each(|scene| keep_logs(&cell, scene));
             }
         }
         self.done.push((cell, ran));
@@ -54,23 +58,6 @@ impl Report {
 
     fn command(&self, cell: &Cell) -> String {
         format!("./chaos --store {} --seed {} --cell {cell}", self.store.name(), self.seed)
-    }
-
-    /// Keeps what everybody said in a cell that went wrong, and says where.
-    #[expect(clippy::unused_self, reason = "it is part of what is told")]
-    pub(crate) fn keep_logs(&self, cell: &Cell, scene: &Scene) {
-        let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos").join(cell.to_string().replace('/', "-"));
-        let _ = fs_err::create_dir_all(&at);
-        let data = scene.world.data();
-        let mut logs = vec![data.join("serve.log"), data.join("serve-b.log")];
-        for entry in fs_err::read_dir(data.join("instances")).into_iter().flatten().flatten() {
-            logs.extend(["agent.log", "engine.log", "state.json"].map(|name| entry.path().join("agent").join(name)));
-        }
-        for log in logs.into_iter().filter(|log| log.exists()) {
-            let name = log.strip_prefix(data).unwrap_or(&log).display().to_string().replace('/', "-");
-            let _ = fs_err::copy(&log, at.join(name));
-        }
-        println!("    logs: {}", at.display());
     }
 
     /// Puts this run's table in the place of the one before it with such a store.
@@ -94,6 +81,22 @@ impl Report {
         fs_err::write(&file, text.trim_end().to_owned() + "\n").expect("docs/faults.md");
         println!("written: docs/faults.md");
     }
+}
+
+/// Keeps what everybody said in a cell that went wrong, and says where.
+fn keep_logs(cell: &Cell, scene: &Scene) {
+    let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos").join(cell.to_string().replace('/', "-"));
+    let _ = fs_err::create_dir_all(&at);
+    let data = scene.world.data();
+    let mut logs = vec![data.join("serve.log"), data.join("serve-b.log")];
+    for entry in fs_err::read_dir(data.join("instances")).into_iter().flatten().flatten() {
+        logs.extend(["agent.log", "engine.log", "state.json"].map(|name| entry.path().join("agent").join(name)));
+    }
+    for log in logs.into_iter().filter(|log| log.exists()) {
+        let name = log.strip_prefix(data).unwrap_or(&log).display().to_string().replace('/', "-");
+        let _ = fs_err::copy(&log, at.join(name));
+    }
+    println!("    logs: {}", at.display());
 }
 
 /// What the page says before the tables.

@@ -291,6 +291,9 @@ fn take_over(scene: &Scene, id: &str, keeping: usize) -> Subject {
     let identity: Value = serde_json::from_slice(&identity).expect("the agent's identity");
     let password = super::support::world::text(&identity["tenant_password"]);
     let instance = Instance { id: id.to_owned(), address: (address, 6379).into(), password };
+    // After the end of everything nobody listens, until its agent has started the engine again.
+    let port = scene.versions.datastore.port();
+    wait_for("clients to get in", || std::net::TcpStream::connect((address, port)).is_ok());
     Subject::fill(&scene.world, &scene.versions, instance, &name, keeping)
 }
 

@@ -2,6 +2,10 @@
 
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// How many this program has made.
+static TURN: AtomicU32 = AtomicU32::new(0);
 
 /// A namespace, joined to the test's own by two cables. It ends with this.
 pub(crate) struct Namespace {
@@ -19,9 +23,10 @@ pub(crate) struct Cable {
 impl Namespace {
     /// Makes one. `None`, and said so loudly, where that is not allowed.
     pub(crate) fn make() -> Option<Self> {
-        // Names of devices have 15 characters at the most, and other tests make namespaces, too.
+        // Names of devices have 15 characters at the most, and other tests make namespaces, too, and other threads of this one.
         let pid = std::process::id();
-        let name = format!("coffer-{pid}");
+        let turn = TURN.fetch_add(1, Ordering::Relaxed);
+        let name = format!("coffer-{pid}-{turn}");
         if !ip(&["netns", "add", &name]) {
             println!("NOT RUN: a server that is cut off: no network namespace can be made here; run it as root");
             return None;
@@ -29,8 +34,8 @@ impl Namespace {
         let cables = [0, 1].map(|n| {
             let part = |number| u8::try_from(number).unwrap_or_default();
             let (high, low) = (part(pid / 32 % 256), part(pid % 32 * 8) + 4 * n);
-            let [outside, inside] = [1, 2].map(|host| Ipv4Addr::new(10, 99, high, low + host));
-            let (device, end) = (format!("cf{pid}-{n}"), format!("cg{pid}-{n}"));
+            let [outside, inside] = [1, 2].map(|host| Ipv4Addr::new(10, 99 + part(turn % 128), high, low + host));
+            let (device, end) = (format!("cf{pid}-{turn}{n}"), format!("cg{pid}-{turn}{n}"));
             for line in [
                 format!("link add {device} type veth peer name {end} netns {name}"),
                 format!("addr add {outside}/30 dev {device}"),
