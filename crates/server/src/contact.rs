@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::directory::ServerName;
 
 /// What the ids of questions begin with; the name of the server that asks is next.
@@ -26,8 +27,9 @@ pub(crate) struct Contact {
     /// Rung when an operation of one of the instances in `workable` may have become workable.
     runner: Notify,
     workable: Mutex<HashSet<InstanceId>>,
-    /// Since when this server listens: nobody is silent for longer than that.
-    listens_since: Mutex<Timestamp>,
+    clock: Clock,
+    /// Since when this server listens: nobody is silent for longer than that. Steady.
+    listens_since: Mutex<SignedDuration>,
 }
 
 /// Contact with one agent.
@@ -50,6 +52,8 @@ struct Seen {
     /// Its time is that of the last report, whether or not that said anything new.
     now: Observed,
     saved: Observed,
+    /// When that was, steady: somebody may set the clock.
+    at: SignedDuration,
 }
 
 /// What a report is worth.
@@ -90,9 +94,10 @@ pub(crate) struct Asked<'a> {
 
 impl Contact {
     /// Of the server of that name.
-    pub(crate) fn new(server: ServerName, now: Timestamp) -> Self {
+    pub(crate) fn new(server: ServerName, clock: Clock) -> Self {
         let (lines, runner, workable) = (Mutex::default(), Notify::new(), Mutex::default());
-        Self { server, lines, runner, workable, listens_since: Mutex::new(now) }
+        let listens_since = Mutex::new(clock.steady());
+        Self { server, lines, runner, workable, clock, listens_since }
     }
 
     fn line<T>(&self, instance: InstanceId, f: impl FnOnce(&mut Line) -> T) -> T {
@@ -149,25 +154,21 @@ impl Contact {
     /// Keeps what the agent saw, and tells what it is worth.
     pub(crate) fn see(&self, instance: InstanceId, observed: &Observed) -> Worth {
         let count = |seen: &Observed| seen.crash_loop.as_ref().map(|found| found.count);
+        let at = self.clock.steady();
         self.line(instance, |line| {
             let was_told = std::mem::take(&mut line.told_silent);
             let Some(seen) = &mut line.seen else {
-                line.seen = Some(Seen { now: observed.clone(), saved: observed.clone() });
+                line.seen = Some(Seen { now: observed.clone(), saved: observed.clone(), at });
                 return Worth { is_news: true, is_back: true, crashes: 0 };
             };
             let crashes = count(observed).zip(count(&seen.now)).map_or(0, |(now, then)| now.saturating_sub(then));
             let is_news = observed.is_news_after(&seen.saved);
-            seen.now = observed.clone();
+            (seen.now, seen.at) = (observed.clone(), at);
             if is_news {
                 seen.saved = observed.clone();
             }
             Worth { is_news, is_back: was_told, crashes }
         })
-    }
-
-    /// When the agent was last heard; `None` where it was not, since this server listens.
-    fn heard(line: Option<&Line>) -> Option<Timestamp> {
-        Some(line?.seen.as_ref()?.now.at)
     }
 
     /// Since when an agent is silent, where that is for `limit` and longer: since it was heard last, by this server or, as is written
@@ -177,31 +178,44 @@ impl Contact {
         instance: InstanceId,
         written: Option<Timestamp>,
         limit: SignedDuration,
-        now: Timestamp,
     ) -> Option<Timestamp> {
-        let heard = Self::heard(self.lines().get(&instance)).max(written);
-        let since = heard.unwrap_or(Timestamp::MIN).max(self.listens_since());
-        (now.duration_since(since) >= limit).then_some(since)
+        let now = self.clock.now();
+        // What is written down in the future was written before somebody set the clock.
+        let written = written.filter(|at| *at <= now);
+        let silence = self.silence(self.lines().get(&instance));
+        let is_silent = silence >= limit && written.is_none_or(|at| now.duration_since(at) >= limit);
+        is_silent.then(|| written.unwrap_or(Timestamp::MIN).max(before(now, silence)))
+    }
+
+    /// For how long this server has not heard an agent, though it listened.
+    fn silence(&self, line: Option<&Line>) -> SignedDuration {
+        let heard = line.and_then(|line| line.seen.as_ref()).map_or(SignedDuration::MIN, |seen| seen.at);
+        self.clock.steady().saturating_sub(heard.max(self.listens_since()))
     }
 
     /// This server has not listened for a while, since it was stopped itself: whoever is silent is so from now on.
-    pub(crate) fn listen_anew(&self, now: Timestamp) {
-        *self.listens_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    pub(crate) fn listen_anew(&self) {
+        *self.listens_since.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.steady();
     }
 
-    pub(crate) fn listens_since(&self) -> Timestamp {
+    fn listens_since(&self) -> SignedDuration {
         *self.listens_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For how long this server has listened.
+    pub(crate) fn listens_for(&self) -> SignedDuration {
+        self.clock.steady().saturating_sub(self.listens_since())
+    }
+
     /// The agents that have been silent for so long, since when, of whom that was not told yet. Of each once.
-    pub(crate) fn newly_silent(&self, limit: SignedDuration, now: Timestamp) -> Vec<(InstanceId, Timestamp)> {
-        let listens_since = self.listens_since();
+    pub(crate) fn newly_silent(&self, limit: SignedDuration) -> Vec<(InstanceId, Timestamp)> {
+        let now = self.clock.now();
         let mut found = Vec::new();
-        for (instance, line) in self.lines().iter_mut().filter(|(_, line)| !line.told_silent) {
-            let Some(since) = Self::heard(Some(&*line)).map(|heard| heard.max(listens_since)) else { continue };
-            if now.duration_since(since) >= limit {
+        for (instance, line) in self.lines().iter_mut().filter(|(_, line)| !line.told_silent && line.seen.is_some()) {
+            let silence = self.silence(Some(&*line));
+            if silence >= limit {
                 line.told_silent = true;
-                found.push((*instance, since));
+                found.push((*instance, before(now, silence)));
             }
         }
         found
@@ -209,7 +223,7 @@ impl Contact {
 
     /// Whether this server has ever heard the agent.
     pub(crate) fn has_heard(&self, instance: InstanceId) -> bool {
-        Self::heard(self.lines().get(&instance)).is_some()
+        self.lines().get(&instance).is_some_and(|line| line.seen.is_some())
     }
 
     /// Has the agent try at once what it cannot get past.
@@ -226,15 +240,14 @@ impl Contact {
     }
 
     /// What agents say that is not as it should be, by what it is, and the instances whose status is another for it.
-    pub(crate) fn troubles(&self, limit: SignedDuration, now: Timestamp) -> Troubles {
-        let listens_since = self.listens_since();
+    pub(crate) fn troubles(&self, limit: SignedDuration) -> Troubles {
         let mut found = Troubles::default();
         for (instance, line) in self.lines().iter() {
             let Some(seen) = &line.seen else {
                 found.silent += u64::from(line.told_silent);
                 continue;
             };
-            if now.duration_since(seen.now.at.max(listens_since)) >= limit {
+            if self.silence(Some(line)) >= limit {
                 found.silent += 1;
                 continue;
             }
@@ -309,6 +322,11 @@ impl Contact {
             true
         })
     }
+}
+
+/// So long before that.
+fn before(now: Timestamp, time: SignedDuration) -> Timestamp {
+    now.checked_sub(time).unwrap_or(Timestamp::MIN)
 }
 
 impl Asked<'_> {

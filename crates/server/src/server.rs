@@ -100,7 +100,7 @@ impl Server {
             config: Arc::new(config),
             store,
             catalogue: Arc::new(catalogue),
-            contact: Arc::new(Contact::new(name.clone(), clock.now())),
+            contact: Arc::new(Contact::new(name.clone(), clock.clone())),
             key: Arc::new(key),
             clock,
             metrics: Arc::clone(&metrics),

@@ -22,24 +22,23 @@ pub(crate) async fn watch(app: Arc<App>, mut ending: Ending) {
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
-    // Since when this server listened when those were told whom it has never heard.
-    let mut told = None;
+    // Those whom this server has never heard are told once, after it has listened for long enough.
+    let mut has_told = false;
     loop {
         tokio::select! {
             () = ending.begun() => return,
             _ = tick.tick() => {}
         }
-        let now = app.clock.now();
         if last.elapsed() > STOPPED {
-            app.contact.listen_anew(now);
+            app.contact.listen_anew();
+            has_told = false;
         }
         last = Instant::now();
-        let since = app.contact.listens_since();
         let all = async {
             app.tell_silent().await?;
-            if told != Some(since) && now.duration_since(since) >= app.silence_limit() {
+            if !has_told && app.contact.listens_for() >= app.silence_limit() {
                 app.tell_never_heard().await?;
-                told = Some(since);
+                has_told = true;
             }
             Ok::<_, crate::app::Error>(())
         };

@@ -88,7 +88,7 @@ impl App {
             _ => Vec::new(),
         };
         let plan = |snapshot: &Snapshot<'_>| plan(&Snapshot { groups: &groups, ..snapshot.clone() });
-        let planned = match (self.planned(operation, row, now, plan)?, &row.open) {
+        let planned = match (self.planned(operation, row, plan)?, &row.open) {
             (Err(refusal), Some(open)) if refusal.is_busy() => {
                 return Err(Error::Busy { instance: instance.id, kind: open.kind });
             }
@@ -118,12 +118,11 @@ impl App {
         &self,
         operation: OperationId,
         row: &InstanceRow,
-        now: Timestamp,
         plan: impl FnOnce(&Snapshot<'_>) -> T,
     ) -> Result<T, Error> {
         let version = self.current_version(&row.instance)?;
         let catalogue: Vec<Version> = self.catalogue.all().iter().map(|v| Version::clone(v)).collect();
-        let observed = self.believed(&row.instance, row.observed.clone(), now).ok().flatten();
+        let observed = self.believed(&row.instance, row.observed.clone()).ok().flatten();
         let flavor = self.flavor(&row.instance.flavor).map_err(|e| Error::Internal(Box::new(e)))?;
         Ok(plan(&Snapshot {
             operation,

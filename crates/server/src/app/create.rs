@@ -56,7 +56,7 @@ impl App {
         };
         let row = InstanceRow { instance, observed: None, open: None };
         let operation = OperationId(Uuid::new_v4());
-        let planned = self.planned(operation, &row, now, |snapshot| match first {
+        let planned = self.planned(operation, &row, |snapshot| match first {
             Some(first) => plan_create_with(snapshot, first),
             None => plan_create(snapshot),
         })?;

@@ -177,7 +177,7 @@ impl App {
             return Err(Error::Busy { instance: instance.id, kind: open.kind });
         }
         let version = self.current_version(instance)?;
-        let observed = self.believed(instance, row.observed.clone(), self.clock.now()).ok().flatten();
+        let observed = self.believed(instance, row.observed.clone()).ok().flatten();
         let serves = observed.is_some_and(|o| o.engine == Engine::Serving);
         let is_live = apply_live(&version, &instance.settings, &instance.wanted()) != instance.settings;
         // One that does not serve gets all of it at its next restart, and says until then that it needs one.
@@ -264,7 +264,7 @@ impl App {
         let view = self.instance(caller, id).await?;
         let row = InstanceRow { instance: view.instance, observed: None, open: None };
         let operation = OperationId(Uuid::nil());
-        self.planned(operation, &row, self.clock.now(), |snapshot| parameter::defaults(&snapshot.spec()))
+        self.planned(operation, &row, |snapshot| parameter::defaults(&snapshot.spec()))
     }
 
     /// Waits until these operations are over, but not for ever. An error if one of them was undone.

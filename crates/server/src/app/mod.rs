@@ -174,20 +174,23 @@ impl App {
         &self,
         instance: &Instance,
         written: Option<Observed>,
-        now: Timestamp,
     ) -> Result<Option<Observed>, Timestamp> {
         let written_at = written.as_ref().map(|observed| observed.at);
         if instance.built
-            && let Some(since) = self.contact.silent_since(instance.id, written_at, self.silence_limit(), now)
+            && let Some(since) = self.contact.silent_since(instance.id, written_at, self.silence_limit())
         {
             return Err(since);
         }
-        Ok([written, self.contact.seen(instance.id)].into_iter().flatten().max_by_key(|observed| observed.at))
+        let seen = self.contact.seen(instance.id);
+        // What is written down in the future was written before somebody set the clock.
+        let now = self.clock.now();
+        let written = written.filter(|written| seen.is_none() || written.at <= now);
+        Ok([written, seen].into_iter().flatten().max_by_key(|observed| observed.at))
     }
 
     /// What is not as it should be, over all agents that this server hears.
     pub(crate) fn troubles(&self) -> Troubles {
-        self.contact.troubles(self.silence_limit(), self.clock.now())
+        self.contact.troubles(self.silence_limit())
     }
 
     /// For how long an agent may say nothing.
@@ -198,7 +201,7 @@ impl App {
     /// An instance as it is shown.
     fn view(&self, row: InstanceRow, now: Timestamp) -> Result<InstanceView, Error> {
         let InstanceRow { mut instance, observed, open } = row;
-        let (observed, silent_since) = match self.believed(&instance, observed, now) {
+        let (observed, silent_since) = match self.believed(&instance, observed) {
             Ok(observed) => (observed, None),
             Err(since) => (None, Some(since)),
         };

@@ -41,7 +41,7 @@ impl App {
             Some(_) => self.store.groups(Scope::Project(&row.instance.project), "", u32::MAX).await?,
             None => Vec::new(),
         };
-        let planned = self.planned(operation, &row, self.clock.now(), |s| {
+        let planned = self.planned(operation, &row, |s| {
             let s = &Snapshot { policy, groups: &groups, ..s.clone() };
             Ok::<_, Refusal>((plan_upgrade(s, &to)?, check_task(s, &to)))
         })?;

@@ -30,7 +30,7 @@ impl App {
         let history = self.store.operations(scope_of(caller), id).await?;
         let groups = self.store.groups(Scope::Project(&row.instance.project), "", u32::MAX).await?;
         let operation = OperationId(Uuid::new_v4());
-        let found = self.planned(operation, &row, self.clock.now(), |s| {
+        let found = self.planned(operation, &row, |s| {
             let s = &Snapshot { groups: &groups, ..s.clone() };
             let back = find_way_back(s, &history, restore)?;
             let planned = plan_rollback(s, &back);

@@ -16,7 +16,7 @@ const PAGE: u32 = 500;
 impl App {
     /// Tells of each agent that has fallen silent since this server heard it.
     pub(crate) async fn tell_silent(&self) -> Result<(), Error> {
-        let silent = self.contact.newly_silent(self.silence_limit(), self.clock.now());
+        let silent = self.contact.newly_silent(self.silence_limit());
         self.tell_all_silent(&silent).await
     }
 
@@ -27,10 +27,9 @@ impl App {
             let rows = self.store.instances(Scope::Admin, &marker, PAGE).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             marker = last.instance.id.to_string();
-            let now = self.clock.now();
             let silent = rows.into_iter().filter(|row| row.open.is_none() && !self.contact.has_heard(row.instance.id));
             let silent: Vec<_> = silent
-                .filter_map(|row| Some((row.instance.id, self.believed(&row.instance, row.observed, now).err()?)))
+                .filter_map(|row| Some((row.instance.id, self.believed(&row.instance, row.observed).err()?)))
                 .collect();
             for (id, _) in &silent {
                 self.contact.told_silent(*id);

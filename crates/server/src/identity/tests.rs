@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use coffer_store::{Location, Store};
 use coffer_wire::trove::identity::Auth;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -153,7 +153,7 @@ async fn an_expired_token_is_worth_nothing_remembered_or_not() {
     let token = issued.token.expose_secret();
     let now = Arc::new(Mutex::new(Timestamp::now()));
     let told = Arc::clone(&now);
-    let clock = Clock::new(move || *told.lock().expect("the time"));
+    let clock = Clock::new(move || *told.lock().expect("the time"), || SignedDuration::ZERO);
     let identity = Identity::new(world.store.clone(), clock.clone(), 1);
     identity.authenticate(token).await.expect("still valid");
     *now.lock().expect("the time") = issued.session.expires_at;

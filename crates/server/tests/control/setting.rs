@@ -28,8 +28,10 @@ pub(crate) struct Setting {
     pub(crate) places: Arc<Places>,
     server: Option<Server>,
     pool: AddressPool,
-    /// By how many seconds the clock is ahead.
-    ahead: Arc<AtomicI64>,
+    /// How many seconds have passed beside those that really have.
+    passed: Arc<AtomicI64>,
+    /// By how many seconds the clock was set otherwise.
+    set: Arc<AtomicI64>,
 }
 
 impl Setting {
@@ -40,14 +42,19 @@ impl Setting {
     /// Its instances get addresses of this network.
     pub(crate) async fn with_addresses(pool: AddressPool) -> Self {
         let data = tempfile::tempdir().expect("temporary directory");
-        let mut setting = Self { data, places: Places::new(), server: None, pool, ahead: Arc::default() };
+        let mut setting =
+            Self { data, places: Places::new(), server: None, pool, passed: Arc::default(), set: Arc::default() };
         setting.start().await;
         setting
     }
 
     pub(crate) fn setup(&self) -> Setup {
-        let ahead = Arc::clone(&self.ahead);
-        let now = move || Timestamp::now() + SignedDuration::from_secs(ahead.load(Ordering::Relaxed));
+        let began = Timestamp::now();
+        let passed = Arc::clone(&self.passed);
+        let steady =
+            move || Timestamp::now().duration_since(began) + SignedDuration::from_secs(passed.load(Ordering::Relaxed));
+        let (since, set) = (steady.clone(), Arc::clone(&self.set));
+        let now = move || began + since() + SignedDuration::from_secs(set.load(Ordering::Relaxed));
         let version = |number: &str| CatalogueSeed {
             datastore: Datastore::Redis,
             name: number.to_owned(),
@@ -66,7 +73,7 @@ impl Setting {
             config,
             versions: ["6.2.14", "7.0.15", "8.0.2"].map(version).into(),
             provider: Arc::<Places>::clone(&self.places),
-            clock: Clock::new(now),
+            clock: Clock::new(now, steady),
         }
     }
 
@@ -89,9 +96,14 @@ impl Setting {
         self.server.as_ref().expect("a server").app()
     }
 
-    /// Sets the clock ahead.
+    /// Lets time pass.
     pub(crate) fn pass(&self, seconds: i64) {
-        self.ahead.fetch_add(seconds, Ordering::Relaxed);
+        self.passed.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    /// Sets the clock otherwise than it is, while no time passes.
+    pub(crate) fn set_clock(&self, seconds: i64) {
+        self.set.fetch_add(seconds, Ordering::Relaxed);
     }
 
     pub(crate) fn script(&self, name: &'static str, act: Act) {

@@ -59,6 +59,26 @@ async fn an_agent_that_says_nothing_is_told_once_with_since_when_and_so_is_its_r
 }
 
 #[tokio::test]
+async fn nobody_falls_silent_because_somebody_sets_the_clock_and_nobody_is_heard_for_it() {
+    let setting = Setting::new().await;
+    let id = setting.serving("redis_test").await;
+    setting.places.set_gate(Gate::Fails);
+    setting.places.kill_agent(id);
+    for seconds in [6 * 3600, -12 * 3600] {
+        setting.set_clock(seconds);
+        let view = setting.app().instance(&member(), id).await.expect("the instance");
+        assert_eq!((view.silent_since, view.operating_status), (None, "HEALTHY"), "it was heard just now");
+    }
+    // What is written down is of a time that is to come.
+    let before = Timestamp::now() - SignedDuration::from_hours(6);
+    setting.pass(91);
+    let view = setting.app().instance(&member(), id).await.expect("the instance");
+    let since = view.silent_since.expect("it is silent");
+    assert!(since.duration_since(before).abs() < SignedDuration::from_secs(20), "{since} {before}");
+    until_event(&setting, id, "agent.silent").await;
+}
+
+#[tokio::test]
 async fn a_server_that_has_just_begun_to_listen_gives_every_agent_the_whole_time() {
     let mut setting = Setting::new().await;
     let id = setting.serving("redis_test").await;
