@@ -6,6 +6,8 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use support::struck::ask_upgrade;
 use support::unharmed::{Known, state};
@@ -46,7 +48,7 @@ fn one_server_brings_back_all_that_was_killed_with_it() {
     let (at_rest, in_upgrade) = (&tables[0].2, &tables[1].2);
     let all = [rests, upgraded, restarted, configured, at_rest, in_upgrade];
     let of_keys = keys.each_ref().map(|known| Writers::start(&known.instance));
-    let of_tables = tables.each_ref().map(|(_, _, instance)| mariadb::Writers::start_from(instance, 0));
+    let of_tables = tables.each_ref().map(|(_, _, instance)| mariadb::Writers::start_from(instance, 0, Duration::ZERO));
     for writers in &of_keys {
         writers.wait_for_more(100);
     }

@@ -58,6 +58,10 @@ impl Remains {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
             let read = |name: &str| fs_err::read(entry.path().join(name)).unwrap_or_default();
             let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
+            if line.is_empty() {
+                // The kernel's own, or one that has ended.
+                continue;
+            }
             let mounts = String::from_utf8_lossy(&read("mountinfo")).into_owned();
             let cwd = fs_err::read_link(entry.path().join("cwd")).unwrap_or_default();
             let is_ours = line.contains(data.to_str().unwrap_or_default()) || cwd.starts_with(&data);

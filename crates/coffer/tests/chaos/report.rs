@@ -39,7 +39,9 @@ impl Report {
             }
             Err(why) => {
                 println!("[{progress}] {cell}  NOT AS PROMISED: {why}\n    again: {}", self.command(&cell));
-                scene.into_iter().for_each(|scene| keep_logs(&cell, scene));
+                if let Some(scene) = scene {
+                    keep_logs(&cell, scene);
+                }
             }
         }
         self.done.push((cell, ran));

@@ -1,5 +1,7 @@
 //! What is struck: an instance of one datastore with something in it, and clients that write.
 
+use std::time::Duration;
+
 use coffer_core::datastore::Datastore;
 use serde_json::{Value, json};
 
@@ -18,6 +20,8 @@ const OWN_STEP: &str = "usr/bin/mariadb-upgrade";
 const KEYS: usize = 500;
 /// How many writes are acknowledged before and after what happens, at least.
 const WRITES: u64 = 50;
+/// What a client does between two writes: some hundred of them in a second are enough, and other cells want to run beside this.
+const THINKS: Duration = Duration::from_millis(5);
 
 /// The versions of a matrix.
 #[derive(Clone, Debug)]
@@ -124,10 +128,10 @@ impl Subject {
     /// Clients begin to write, with other numbers than those of earlier runs.
     pub(crate) fn write(&self, run: usize) -> Writers {
         let writers = match self.holds {
-            Holds::Keys(_) => Writers::Redis(writers::Writers::start_from(&self.instance, 10 * run)),
+            Holds::Keys(_) => Writers::Redis(writers::Writers::start_from(&self.instance, 10 * run, THINKS)),
             Holds::Tables(_) => {
                 let first = 10 * run as u64;
-                Writers::Sql(mariadb::Writers::start_from(&self.instance, first), self.instance.clone())
+                Writers::Sql(mariadb::Writers::start_from(&self.instance, first, THINKS), self.instance.clone())
             }
         };
         writers.wait_for_more();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -212,17 +212,20 @@ pub(crate) struct Writers {
 impl Writers {
     pub(crate) fn start(instance: &Instance) -> Self {
         connect(instance).run("DROP TABLE IF EXISTS shop.log");
-        Self::start_from(instance, 0)
+        Self::start_from(instance, 0, Duration::ZERO)
     }
 
-    /// The same with other numbers than those of writers before them, and into the same table.
-    pub(crate) fn start_from(instance: &Instance, first: u64) -> Self {
+    /// The same with other numbers than those of writers before them, and into the same table, and so long between two writes.
+    pub(crate) fn start_from(instance: &Instance, first: u64, thinks: Duration) -> Self {
         connect(instance).run("CREATE TABLE IF NOT EXISTS shop.log (n BIGINT PRIMARY KEY)");
         let (told, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let write = |told: Arc<AtomicBool>, count: Arc<AtomicUsize>, instance: Instance, first: u64| {
+        let write = move |told: Arc<AtomicBool>, count: Arc<AtomicUsize>, instance: Instance, first: u64| {
             let (mut n, mut written) = (first, Vec::new());
             while !told.load(Ordering::Relaxed) {
-                let Ok(mut sql) = Sql::open(address(&instance), TENANT, &instance.password) else { continue };
+                let Ok(mut sql) = Sql::open(address(&instance), TENANT, &instance.password) else {
+                    std::thread::sleep(thinks);
+                    continue;
+                };
                 while !told.load(Ordering::Relaxed) {
                     n += 1;
                     if sql.ask(&format!("INSERT INTO shop.log VALUES ({n})")).is_err() {
@@ -230,6 +233,7 @@ impl Writers {
                     }
                     written.push(n);
                     count.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(thinks);
                 }
             }
             written

@@ -54,15 +54,15 @@ pub(crate) struct Balance {
 
 impl Writers {
     pub(crate) fn start(instance: &Instance) -> Self {
-        Self::start_from(instance, 0)
+        Self::start_from(instance, 0, THINKS)
     }
 
-    /// The same with other numbers than those of writers before them.
-    pub(crate) fn start_from(instance: &Instance, first: usize) -> Self {
+    /// The same with other numbers than those of writers before them, and so long between two writes.
+    pub(crate) fn start_from(instance: &Instance, first: usize, thinks: Duration) -> Self {
         let (over, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let start = |writer| {
             let (instance, over, acknowledged) = (instance.clone(), Arc::clone(&over), Arc::clone(&acknowledged));
-            std::thread::spawn(move || write(writer, &instance, &over, &acknowledged))
+            std::thread::spawn(move || write(writer, &instance, thinks, &over, &acknowledged))
         };
         let threads = (first..first + WRITERS).map(start).collect();
         Self { instance: instance.clone(), first, over, acknowledged, threads }
@@ -108,7 +108,7 @@ fn connect(instance: &Instance) -> std::io::Result<Connection> {
     Connection::open(instance.address, Some(&instance.password))
 }
 
-fn write(writer: usize, instance: &Instance, over: &AtomicBool, acknowledged: &AtomicU64) -> Log {
+fn write(writer: usize, instance: &Instance, thinks: Duration, over: &AtomicBool, acknowledged: &AtomicU64) -> Log {
     let mut log = Log::default();
     let mut connection = None;
     while !over.load(Ordering::Relaxed) {
@@ -133,7 +133,7 @@ fn write(writer: usize, instance: &Instance, over: &AtomicBool, acknowledged: &A
         log.acknowledged.push(done);
         if done {
             acknowledged.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(THINKS);
+            std::thread::sleep(thinks);
         } else {
             connection = None;
         }
