@@ -2,7 +2,9 @@
 //!
 //! One file, `agent/state.json`, replaced as a whole: a reader sees the state before or after a change, never between.
 //! A write survives the death of the agent always, and a power cut where [`Durability::Flushed`] is asked for. Before
-//! anything that could not be taken back by what the file says so far, it is flushed.
+//! anything that could not be taken back by what the file says so far, it is flushed. After a power cut a name may be that of a
+//! file whose content never reached the disk, so the state that was flushed last has a name of its own, too:
+//! `agent/state.kept`.
 //!
 //! A full disk does not keep an agent from finishing what it began: some room is held back for that.
 
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::drift::Origin;
 use crate::driver::{Fingerprint, Settled, Temporary};
+use crate::site::ensure_absent;
 
 /// What survives the agent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -172,23 +175,31 @@ const RESERVE_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
+    /// Another name of the file that was flushed last.
+    kept: PathBuf,
     reserve: PathBuf,
 }
 
 impl StateFile {
     /// The state file in the agent's directory of a volume.
     pub fn new(agent_dir: &Path) -> Self {
-        Self { path: agent_dir.join("state.json"), reserve: agent_dir.join("reserve") }
+        let [path, kept, reserve] = ["state.json", "state.kept", "reserve"].map(|name| agent_dir.join(name));
+        Self { path, kept, reserve }
     }
 
-    /// The state as it was written last; the empty state where there was none.
+    /// The state as it was written last; after a power cut, as it was flushed last; the empty state where there was none.
     pub fn load(&self) -> Result<State, Error> {
-        let text = match fs_err::read(&self.path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(State::default()),
-            Err(e) => return Err(e.into()),
-        };
-        serde_json::from_slice(&text).map_err(|source| Error::Damaged { path: self.path.clone(), source })
+        match read(&self.path) {
+            // What is written is never empty, and no part of it is zeros.
+            Err(damaged @ Error::Damaged { .. }) => match read(&self.kept)? {
+                Some(kept) => {
+                    tracing::warn!(%damaged, "after a power cut: the state is the one that was flushed last");
+                    Ok(kept)
+                }
+                None => Err(damaged),
+            },
+            read => Ok(read?.unwrap_or_default()),
+        }
     }
 
     /// Holds room back for the time when there is none. Where there is none already, nothing is held back.
@@ -221,6 +232,10 @@ impl StateFile {
         file.write_all(&text)?;
         if durability == Durability::Flushed {
             file.sync_data()?;
+            let kept = self.kept.with_extension("new-kept");
+            ensure_absent(&kept)?;
+            fs_err::hard_link(&temporary, &kept)?;
+            fs_err::rename(&kept, &self.kept)?;
         }
         fs_err::rename(&temporary, &self.path)?;
         if durability == Durability::Flushed
@@ -229,6 +244,17 @@ impl StateFile {
             fs_err::File::open(dir)?.sync_all()?;
         }
         Ok(())
+    }
+}
+
+/// `None` where there is none.
+fn read(path: &Path) -> Result<Option<State>, Error> {
+    match fs_err::read(path) {
+        Ok(text) => {
+            serde_json::from_slice(&text).map(Some).map_err(|source| Error::Damaged { path: path.to_owned(), source })
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -241,7 +267,37 @@ pub(crate) fn is_full(error: &std::io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fingerprint, Settled, Temporary};
+    use coffer_core::id::Generation;
+
+    use super::{Durability, Error, Fingerprint, Settled, State, StateFile, Temporary};
+
+    #[test]
+    fn after_a_power_cut_the_state_is_the_one_that_was_flushed_last() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = StateFile::new(dir.path());
+        let save = |generation, durability| {
+            let state = State { generation: Generation(generation), ..State::default() };
+            file.save(&state, durability).expect("saved");
+        };
+        let loaded = || file.load().map(|state| state.generation.0);
+        assert_eq!(loaded().expect("a state"), 0, "there was none");
+        save(1, Durability::Flushed);
+        save(2, Durability::Written);
+        assert_eq!(loaded().expect("a state"), 2, "it survives the death of the agent");
+        // The name reached the disk and what it names did not.
+        let path = dir.path().join("state.json");
+        for never_written in [vec![0; 4096], Vec::new()] {
+            fs_err::write(&path, never_written).expect("a file");
+            assert_eq!(loaded().expect("a state"), 1);
+        }
+        save(3, Durability::Flushed);
+        save(4, Durability::Written);
+        save(5, Durability::Written);
+        fs_err::write(&path, [0; 10]).expect("a file");
+        assert_eq!(loaded().expect("a state"), 3);
+        fs_err::remove_file(dir.path().join("state.kept")).expect("a file");
+        assert!(matches!(file.load(), Err(Error::Damaged { .. })), "nothing is made up");
+    }
 
     #[test]
     fn what_agents_wrote_before_there_was_another_engine_is_read_as_it_was() {
