@@ -53,7 +53,8 @@ pub enum Agent {
     Dead,
 }
 
-/// Why a provider could not do it. What it did so far stays; calling again goes on from there.
+/// Why a provider could not do it. What it did so far stays; calling again goes on from there. Tenants read the sentences, so
+/// where it was on the host is in the sources alone, for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is nothing to start an agent in.
@@ -65,7 +66,10 @@ pub enum Error {
         instance: InstanceId,
     },
     /// The agent's program could not be run.
-    #[error("could not start the agent of instance {instance} with {}; hint: check that this program is there and executable", program.display())]
+    #[error(
+        "could not start the agent of instance {instance}; hint: check that the program of the server is there and executable, \
+         and see the server's log"
+    )]
     Agent {
         /// Whose agent.
         instance: InstanceId,
@@ -77,7 +81,7 @@ pub enum Error {
     /// A killed process did not end in time.
     #[error(
         "the holder of {} of instance {instance} did not end within {seconds} s of being killed; hint: look whether its disk answers",
-        lock.display()
+        lock.file_name().unwrap_or_default().display()
     )]
     Stubborn {
         /// Whose process.

@@ -125,9 +125,14 @@ pub(crate) fn leased(now: Timestamp) -> Timestamp {
     now.saturating_add(LEASE).unwrap_or(now)
 }
 
+/// What the system said is in it, and where it said so is for the log.
 fn cause_of(failure: ProviderFailure) -> Cause {
     use std::error::Error as _;
-    // The hint is in the sentence already; what the system said is not.
-    let source = failure.source().map(|source| format!(" ({source})")).unwrap_or_default();
-    Cause::new(format!("{failure}{source}"), "")
+    let system = failure.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    if let Some(error) = system {
+        warn!(%failure, %error, "the provider failed");
+    }
+    // The hint is in the sentence already.
+    let said = system.map(|error| format!(" ({})", error.kind())).unwrap_or_default();
+    Cause::new(format!("{failure}{said}"), "")
 }
