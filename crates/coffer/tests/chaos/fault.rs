@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::cell::{Cell, Fault, Operation};
 use super::chance::Chance;
 use super::scene::Scene;
 use super::support::disk::Ballast;
 use super::support::unharmed::state;
-use super::support::world::{kill, wait_for};
+use super::support::world::{kill, signal, wait_for};
 
 /// How long something is in the way that goes by itself.
 const LASTS: std::ops::Range<u64> = 500..3000;
@@ -47,9 +49,9 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
     let lasts = Duration::from_millis(chance.within(LASTS));
     let world = &scene.world;
     let must = |what: &str, pid: Option<u32>| kill(pid.unwrap_or_else(|| panic!("there is no {what} to be killed")));
-    let kill_all = || {
+    let all = || {
         let all = [world.agent_pid(id), world.engine_pid(id), world.keeper_pid(id)];
-        all.into_iter().flatten().chain(scene.servers()).for_each(kill);
+        all.into_iter().flatten().chain(scene.servers())
     };
     match cell.fault {
         Fault::KillServer => {
@@ -70,12 +72,14 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
             Mend::Nothing
         }
         Fault::KillAll => {
-            kill_all();
+            all().for_each(kill);
             Mend::Servers(scene.servers())
         }
         Fault::PowerCut => {
+            // Nobody says any more that something is on the disk: a flush that the end of the file system meets may seem to be done.
+            all().for_each(|pid| signal(pid, Signal::STOP));
             world.disk().expect("a disk of its own").cut();
-            kill_all();
+            all().for_each(kill);
             Mend::Power
         }
         Fault::DiskFull => Mend::Room(world.disk().expect("a disk of its own").fill(), lasts),

@@ -142,7 +142,7 @@ fn keeping(cell: &Cell, chance: &mut Chance) -> usize {
 /// Asks for it, waits for the moment and strikes, while whoever is at work is held.
 fn strike(scene: &Scene, cell: &Cell, subject: Option<&Subject>, ask: Ask, chance: &mut Chance) -> Struck {
     let mut ledger = scene.ledger();
-    let newest_before = ledger.newest().map(|entry| entry.id);
+    let newest_before = ledger.newest().expect("nobody is held").map(|entry| entry.id);
     let mut id = subject.map(|subject| subject.instance.id.clone());
     let mut journal = id.as_ref().map_or(Value::Null, |id| state(&scene.world, id));
     let tasks_before = tasks_done(&journal);
@@ -167,8 +167,9 @@ fn strike(scene: &Scene, cell: &Cell, subject: Option<&Subject>, ask: Ask, chanc
             has_begun |= journal["section"].is_object();
         }
         let needs_the_store = cell.needs_the_store() || id.is_none();
-        let entry = if needs_the_store { ledger.newest() } else { None };
-        let entry = entry.filter(|entry| Some(&entry.id) != newest_before.as_ref());
+        let entry = if needs_the_store { ledger.newest() } else { Ok(None) };
+        // Where the store is locked, there is nothing new to be seen in it.
+        let entry = entry.unwrap_or_default().filter(|entry| Some(&entry.id) != newest_before.as_ref());
         if let Some(entry) = &entry {
             id.get_or_insert_with(|| entry.instance.clone());
         }
@@ -294,6 +295,8 @@ fn take_over(scene: &Scene, id: &str, keeping: usize) -> Subject {
     // After the end of everything nobody listens, until its agent has started the engine again.
     let port = scene.versions.datastore.port();
     wait_for("clients to get in", || std::net::TcpStream::connect((address, port)).is_ok());
+    let world = &scene.world;
+    wait_for("whoever was killed to be back", || world.agent_pid(id).is_some() && world.keeper_pid(id).is_some());
     Subject::fill(&scene.world, &scene.versions, instance, &name, keeping)
 }
 

@@ -12,6 +12,13 @@ pub(crate) struct Ledger {
     plan: Option<(String, Plan<Step>)>,
 }
 
+/// The store is being opened by somebody else, who may be held.
+#[derive(Debug)]
+pub(crate) struct Locked;
+
+/// What SQLite says then.
+const SQLITE_PROTOCOL: &str = "15";
+
 /// An operation as it is written down.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -45,11 +52,17 @@ impl Ledger {
         Self { runtime, connection, plan: None }
     }
 
-    /// The operation that was asked for last.
-    pub(crate) fn newest(&mut self) -> Option<Entry> {
+    /// The operation that was asked for last, if there is one.
+    pub(crate) fn newest(&mut self) -> Result<Option<Entry>, Locked> {
         let newest = "SELECT id, instance_id, phase FROM operations ORDER BY created_at DESC, id LIMIT 1";
-        let row =
-            self.runtime.block_on(sqlx::query(newest).fetch_optional(&mut self.connection)).expect("an answer")?;
+        let row = self.runtime.block_on(sqlx::query(newest).fetch_optional(&mut self.connection));
+        let row = match row {
+            Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == SQLITE_PROTOCOL) => {
+                return Err(Locked);
+            }
+            row => row.expect("an answer"),
+        };
+        let Some(row) = row else { return Ok(None) };
         let (id, instance, phase): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         if self.plan.as_ref().is_none_or(|(of, _)| *of != id) {
             let plan = sqlx::query("SELECT plan FROM operations WHERE id = $1").bind(&id);
@@ -57,9 +70,8 @@ impl Ledger {
             let plan = serde_json::from_str(row.get(0)).expect("a plan");
             self.plan = Some((id.clone(), plan));
         }
-        let plan = self.plan.as_ref().map(|(_, plan)| plan.clone())?;
         let phase = serde_json::from_str(&phase).expect("a phase");
-        Some(Entry { id, instance, phase, plan })
+        Ok(self.plan.clone().map(|(_, plan)| Entry { id, instance, phase, plan }))
     }
 
     /// How many rows there are by this query.
