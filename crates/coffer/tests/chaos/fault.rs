@@ -49,10 +49,9 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
     let lasts = Duration::from_millis(chance.within(LASTS));
     let world = &scene.world;
     let must = |what: &str, pid: Option<u32>| kill(pid.unwrap_or_else(|| panic!("there is no {what} to be killed")));
-    let all = || {
-        let all = [world.agent_pid(id), world.engine_pid(id), world.keeper_pid(id)];
-        all.into_iter().flatten().chain(scene.servers())
-    };
+    // Not later: without a disk nobody can be looked up.
+    let all = [world.agent_pid(id), world.engine_pid(id), world.keeper_pid(id)];
+    let all: Vec<_> = all.into_iter().flatten().chain(scene.servers()).collect();
     match cell.fault {
         Fault::KillServer => {
             let victim = at_work.unwrap_or_else(|| chance.pick(&scene.servers()));
@@ -72,14 +71,14 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
             Mend::Nothing
         }
         Fault::KillAll => {
-            all().for_each(kill);
+            all.into_iter().for_each(kill);
             Mend::Servers(scene.servers())
         }
         Fault::PowerCut => {
             // Nobody says any more that something is on the disk: a flush that the end of the file system meets may seem to be done.
-            all().for_each(|pid| signal(pid, Signal::STOP));
+            all.iter().for_each(|pid| signal(*pid, Signal::STOP));
             world.disk().expect("a disk of its own").cut();
-            all().for_each(kill);
+            all.into_iter().for_each(kill);
             Mend::Power
         }
         Fault::DiskFull => Mend::Room(world.disk().expect("a disk of its own").fill(), lasts),

@@ -105,7 +105,7 @@ impl Remains {
             // Room that is held back while there is some.
             let passing = matches!(parts.get(1..), Some(["agent", "reserve"] | ["run", "mood"]))
                 // Made when they are needed first, as others are from the beginning.
-                || matches!(parts.get(1..), Some(["agent", "upgrade.log" | "upgrade.lock" | "settings.json"]));
+                || matches!(parts.get(1..), Some(["agent", "upgrade.log" | "upgrade.lock" | "settings.json" | "settings.new"]));
             if path.is_dir() && !matches!(parts.get(1), Some(&("data" | "pre"))) {
                 self.add_files(&path, top);
             }
