@@ -26,7 +26,7 @@ mod version;
 use std::collections::BTreeSet;
 
 use coffer_core::id::ProjectId;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyConnection, AnyPool, SqlSafeStr as _};
 
 pub use agent::AgentRow;
@@ -69,10 +69,18 @@ pub struct Write {
 }
 
 impl Store {
-    /// Opens the store that is there, making it or bringing it to what this binary knows.
+    /// Opens the store that is there, making it or bringing it to what this binary knows. One that a newer binary has
+    /// brought further is refused.
     pub async fn open(location: &Location) -> Result<Self, Error> {
         let writer = location.writer().await?;
-        migrations().run(&writer).await?;
+        let migrations = migrations();
+        migrations.run(&writer).await.map_err(|error| match error {
+            MigrateError::VersionMissing(has) => {
+                let knows = migrations.iter().map(|known| known.version).max().unwrap_or_default();
+                Error::Newer { store: location.to_string(), has, knows }
+            }
+            error => Error::Migrate(error),
+        })?;
         let reader = location.reader().await?;
         Ok(Self { backend: location.backend(), reader, writer })
     }
