@@ -130,6 +130,33 @@ fn operations_go_on_after_the_database_was_killed() {
     assert_eq!(read(&world, &instance), "kept");
 }
 
+/// An older server must not guess at what a newer one has written: it ends, and does not start again.
+#[test]
+fn servers_end_when_a_newer_one_has_brought_their_store_further() {
+    let Some((cluster, mut world)) = shared() else { return };
+    let other = Another::start(&world, "b");
+    let instance = world.create("redis_a", "7.0.15", &[]);
+    fill(&world, &instance);
+    cluster.run(
+        "coffer",
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         SELECT version + 1, 'of tomorrow', success, checksum, 0 FROM _sqlx_migrations ORDER BY version DESC LIMIT 1",
+    );
+    assert_eq!(other.wait_for_end().code(), Some(1));
+    world.wait_for_end_of_server();
+    for log in ["serve.log", "serve-b.log"] {
+        let log = fs_err::read_to_string(world.data().join(log)).expect("a log");
+        assert!(log.contains("of a newer coffer") && log.contains("hint: start a coffer that is as new"), "{log}");
+    }
+    let refused = world.coffer(["serve", "--listen", "127.0.0.1:0", "--data", &world.data().display().to_string()]);
+    assert!(refused.code == 1 && refused.stderr.contains("of a newer coffer"), "{refused:?}");
+    // Its agent and its engine are nobody's business in this.
+    assert_eq!(read(&world, &instance), "kept");
+    cluster.run("coffer", "DELETE FROM _sqlx_migrations WHERE description = 'of tomorrow'");
+    world.start_server();
+    assert_eq!(world.show(&instance.id)["status"], "ACTIVE");
+}
+
 #[test]
 fn an_installation_moves_to_postgresql_and_back_while_its_instances_serve() {
     let Some(mut world) = World::start() else { return };

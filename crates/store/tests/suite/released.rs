@@ -20,7 +20,7 @@ use sqlx::any::install_drivers;
 use sqlx::migrate::Migrator;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Row as _};
 
-use super::at;
+use super::{at, insert_another, open};
 
 /// What each release left, by its schema.
 const RELEASED: [&str; 6] = [
@@ -284,29 +284,37 @@ fn answered(operation: &Operation, id: TaskId, instance: &Instance) -> Option<Ta
     Some(TaskResult { id, outcome: Outcome::Done(Box::new(learned)) })
 }
 
-/// A store that a newer coffer has opened is refused, and left as it is.
+/// Who does not know the schema any more claims nothing, and is not let in again.
 pub(crate) async fn a_store_of_a_newer_schema_is_refused(location: &Location, url: &str) {
-    Store::open(location).await.expect("new store").close().await;
+    let store = Store::open(location).await.expect("new store");
+    let instance = insert_another(&store, 1, "ours").await;
+    let operation = open(&store, &instance, Kind::Upgrade).await;
+    store.check_schema().await.expect("it is its own");
     let mut tomorrow = connect(url).await;
     let migrated = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                     SELECT version + 1, 'of tomorrow', success, checksum, 0 FROM _sqlx_migrations ORDER BY version DESC LIMIT 1";
     sqlx::raw_sql(migrated).execute(&mut tomorrow).await.expect("a migration");
-    let error = Store::open(location).await.expect_err("nobody knows what is in it");
+
+    let claimed = store.claim(operation.id, at(200), at(215)).await.expect("query");
+    assert_eq!(claimed, None, "who knows what its plan says");
+    let outdated = store.check_schema().await.expect_err("it was brought further");
+    store.close().await;
+    let refused = Store::open(location).await.expect_err("nobody knows what is in it");
     let (has, knows) = (RELEASED.len() + 1, RELEASED.len());
-    assert!(matches!(error, Error::Newer { .. }), "{error:?}");
-    for part in [
-        format!("the store {location} has schema {has}, of a newer coffer"),
-        format!("this one knows none after {knows}; nothing was changed"),
-        "hint: start a coffer that is as new, or put back a copy".to_owned(),
-    ] {
-        assert!(error.to_string().contains(&part), "{error}");
+    let said = format!(
+        "the store {location} has schema {has}, of a newer coffer, and this one knows none after {knows}; hint: start a coffer \
+         that is as new, or put back a copy of the store from before that"
+    );
+    for error in [outdated, refused] {
+        assert!(matches!(error, Error::Newer { .. }), "{error:?}");
+        assert_eq!(error.to_string(), said);
     }
-    sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE description = 'of tomorrow'")
-        .execute(&mut tomorrow)
-        .await
-        .expect("as it was");
+    let back = "DELETE FROM _sqlx_migrations WHERE description = 'of tomorrow'";
+    sqlx::raw_sql(back).execute(&mut tomorrow).await.expect("as it was");
     tomorrow.close().await.expect("closed");
-    Store::open(location).await.expect("it was left as it was").close().await;
+    let store = Store::open(location).await.expect("it was left as it was");
+    assert!(store.claim(operation.id, at(200), at(215)).await.expect("query").is_some());
+    store.close().await;
 }
 
 async fn all(store: &Store) -> Vec<InstanceRow> {
