@@ -58,6 +58,13 @@ impl Another {
         self.child.id()
     }
 
+    /// Tells it to end, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.child.wait().expect("the server is gone");
+        assert!(status.success(), "told to end, the server ended with {status}");
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) fn wait_for_end(mut self) -> ExitStatus {
         let mut ended = None;
