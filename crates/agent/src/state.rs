@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn what_agents_of_every_release_left_is_read() {
         let read = |text: &str| -> (State, Value, Value) {
-            let state: State = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+            let state: State = serde_json::from_str(text).expect("what an agent of today can read");
             let now = serde_json::to_value(&state).expect("JSON");
             (state, now, serde_json::from_str(text).expect("JSON"))
         };

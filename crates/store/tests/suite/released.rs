@@ -3,6 +3,8 @@
 //! `released/000N.sql` is what a server of schema N wrote, killed in the middle of its work: rows of real servers with real
 //! engines, with shorter ids. It is never changed, and a new migration brings a new file.
 
+#![allow(clippy::panic)]
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -82,7 +84,7 @@ pub(crate) async fn what_a_release_left_is_read_and_carried_on(location: &Locati
     let mut then = connect(url).await;
     let migrations = migrations(schema).await;
     for (migration, released) in migrations.iter().zip(CHECKSUMS) {
-        let is: String = migration.checksum.iter().map(|byte| format!("{byte:02x}")).collect();
+        let is = migration.checksum.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         assert_eq!(is, released, "migration {} was released and is another now", migration.version);
     }
     migrations.run(&mut then).await.expect("the schema of then");
@@ -97,6 +99,8 @@ pub(crate) async fn what_a_release_left_is_read_and_carried_on(location: &Locati
     then.close().await.expect("closed");
 }
 
+type Part = fn(&Operation) -> Value;
+
 /// All that the release said of operations, instances and agents is in what today's types say of them.
 async fn nothing_is_passed_over(store: &Store, then: &mut AnyConnection) {
     let mut operations = BTreeMap::new();
@@ -104,7 +108,6 @@ async fn nothing_is_passed_over(store: &Store, then: &mut AnyConnection) {
         let id = id.parse().expect("an id");
         operations.extend(all_of(store, id).await.into_iter().map(|operation| (operation.id.to_string(), operation)));
     }
-    type Part = fn(&Operation) -> Value;
     let parts: [(&str, Part); 4] = [
         ("plan", |operation| to_value(&operation.plan)),
         ("phase", |operation| to_value(&operation.phase)),
