@@ -42,7 +42,8 @@ pub struct State {
     pub on_disk: Option<Number>,
     /// Whether the engine should be running. Off only while a section has it stopped, or when a person stopped it.
     pub wanted: bool,
-    /// How the engine is isolated and what of its flavor is enforced, in sentences.
+    /// How the engine is isolated and what of its flavor is enforced, in sentences. The first agents did not keep it.
+    #[serde(default)]
     pub isolation: Vec<String>,
     /// How the engine should keep its data, where measures that are in force only for a while are still to be ended.
     pub settle: Option<Settled>,
@@ -268,8 +269,56 @@ pub(crate) fn is_full(error: &std::io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use coffer_core::id::Generation;
+    use coffer_core::operation::Phase;
+    use serde_json::Value;
 
     use super::{Durability, Error, Fingerprint, Settled, State, StateFile, Temporary};
+
+    /// What agents of the releases left, by the schema of the store in their time: in the middle of a section, after writes were
+    /// made to wait, and at rest after an upgrade. Real ones wrote it, with longer sources of images; it is never changed.
+    const RELEASED: [[&str; 2]; 6] = [
+        [include_str!("../tests/released/section-1.json"), include_str!("../tests/released/rest-1.json")],
+        [include_str!("../tests/released/section-2.json"), include_str!("../tests/released/rest-2.json")],
+        [include_str!("../tests/released/section-3.json"), include_str!("../tests/released/rest-3.json")],
+        [include_str!("../tests/released/section-4.json"), include_str!("../tests/released/rest-4.json")],
+        [include_str!("../tests/released/section-5.json"), include_str!("../tests/released/rest-5.json")],
+        [include_str!("../tests/released/section-6.json"), include_str!("../tests/released/rest-6.json")],
+    ];
+
+    #[test]
+    fn what_agents_of_every_release_left_is_read() {
+        let read = |text: &str| -> (State, Value, Value) {
+            let state: State = serde_json::from_str(text).expect("what an agent of today can read");
+            let now = serde_json::to_value(&state).expect("JSON");
+            (state, now, serde_json::from_str(text).expect("JSON"))
+        };
+        for [section, rest] in RELEASED {
+            let (state, now, then) = read(section);
+            let journal = state.section.expect("a section");
+            assert!(matches!(journal.phase, Phase::Forward { at: 2.., .. }), "{:?}", journal.phase);
+            assert!(journal.fingerprint.is_some() && journal.quiesced_at.is_some(), "{section}");
+            assert_holds(&now, &then);
+            let (state, now, then) = read(rest);
+            assert_eq!((state.section.is_none(), state.preimages.len()), (true, 1), "{rest}");
+            assert_holds(&now, &then);
+        }
+    }
+
+    /// Everything of what was is in what is. What was null may be absent.
+    fn assert_holds(is: &Value, was: &Value) {
+        match (is, was) {
+            (_, Value::Null) => {}
+            (Value::Object(is), Value::Object(was)) => {
+                for (name, was) in was {
+                    assert_holds(is.get(name).unwrap_or(&Value::Null), was);
+                }
+            }
+            (Value::Array(is), Value::Array(was)) if is.len() == was.len() => {
+                is.iter().zip(was).for_each(|(is, was)| assert_holds(is, was));
+            }
+            (is, was) => assert_eq!(is, was),
+        }
+    }
 
     #[test]
     fn after_a_power_cut_the_state_is_the_one_that_was_flushed_last() {

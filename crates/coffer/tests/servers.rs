@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use coffer_testkit::postgres::Cluster;
@@ -12,7 +13,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::another::Another;
 use support::namespace::Namespace;
-use support::world::{Instance, World, wait_for};
+use support::world::{Instance, World, signal, wait_for};
+use support::writers::{Balance, Writers};
 
 /// How long an operation may stand still when the server that had it is gone: its lease, and a look or two.
 const SECONDS: Duration = Duration::from_secs(30);
@@ -131,6 +133,96 @@ fn operations_go_on_after_the_database_was_killed() {
 }
 
 #[test]
+fn servers_are_replaced_one_after_the_other_while_upgrades_run() {
+    let Some((cluster, mut world)) = shared() else { return };
+    let mut other = Some(Another::start(&world, "b"));
+    let instances: Vec<_> = (0..4).map(|n| world.create(&format!("redis_{n}"), "7.0.15", &[])).collect();
+    let writers: Vec<_> = instances.iter().map(Writers::start).collect();
+    for version in ["8.0.2", "8.2.3"] {
+        // This one is certainly under way all the time, since its agent says nothing.
+        let agent = world.agent_pid(&instances[0].id).expect("an agent");
+        signal(agent, Signal::STOP);
+        let target = json!({"instance": {"datastore_version": version}});
+        for instance in &instances {
+            let path = format!("/instances/{}", instance.id);
+            // Taken on by the one that ends.
+            let answer = match &other {
+                Some(other) if version == "8.2.3" => other.ask(&world, "PATCH", &path, &target),
+                _ => world.ask("demo", "PATCH", &path, &target),
+            };
+            assert_eq!(answer.status, 202, "{answer:?}");
+        }
+        let began = Instant::now();
+        if version == "8.0.2" {
+            world.stop_server();
+        } else {
+            other.take().expect("the other server").stop();
+        }
+        let ended = began.elapsed();
+        let held = claims(&cluster);
+        wait_for("claims to be given back", || claims(&cluster).is_disjoint(&held));
+        let lease = held.iter().map(|claim| claim.lease_until).min();
+        let given_back = began.elapsed();
+        assert!(lease.is_none_or(|lease| cluster_now(&cluster) < lease), "a claim was held to its end: {held:?}");
+        if version == "8.0.2" {
+            world.start_server();
+        } else {
+            other = Some(Another::start(&world, "b"));
+        }
+        signal(agent, Signal::CONT);
+        for instance in &instances {
+            until(other.as_ref().expect("the other server"), &world, instance, version);
+        }
+        let over = began.elapsed();
+        println!(
+            "to {version}: ended in {ended:?}, {} claims given back by {given_back:?}, all over in {over:?}",
+            held.len()
+        );
+    }
+    for log in ["serve.log", "serve-b.log"] {
+        let log = fs_err::read_to_string(world.data().join(log)).expect("a log");
+        assert!(!log.contains("did not end in time"), "{log}");
+    }
+    let mut total = Balance::default();
+    for (writers, instance) in writers.into_iter().zip(&instances) {
+        writers.wait_for_more(100);
+        total.add(writers.stop());
+        let phases: Vec<_> = world.operations(&instance.id).iter().map(|done| done["phase"].clone()).collect();
+        assert_eq!(phases, ["done"; 3], "{}", instance.id);
+        assert_eq!(world.engines_on(&instance.id).len(), 1);
+    }
+    println!("{} writes acknowledged, {} lost; errors {:?}", total.acknowledged, total.lost.len(), total.errors);
+    assert!(total.lost.is_empty(), "{:#?}", total.lost);
+}
+
+/// An older server must not guess at what a newer one has written: it ends, and does not start again.
+#[test]
+fn servers_end_when_a_newer_one_has_brought_their_store_further() {
+    let Some((cluster, mut world)) = shared() else { return };
+    let other = Another::start(&world, "b");
+    let instance = world.create("redis_a", "7.0.15", &[]);
+    fill(&world, &instance);
+    cluster.run(
+        "coffer",
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         SELECT version + 1, 'of tomorrow', success, checksum, 0 FROM _sqlx_migrations ORDER BY version DESC LIMIT 1",
+    );
+    assert_eq!(other.wait_for_end().code(), Some(1));
+    world.wait_for_end_of_server();
+    for log in ["serve.log", "serve-b.log"] {
+        let log = fs_err::read_to_string(world.data().join(log)).expect("a log");
+        assert!(log.contains("of a newer coffer") && log.contains("hint: start a coffer that is as new"), "{log}");
+    }
+    let refused = world.coffer(["serve", "--listen", "127.0.0.1:0", "--data", &world.data().display().to_string()]);
+    assert!(refused.code == 1 && refused.stderr.contains("of a newer coffer"), "{refused:?}");
+    // Its agent and its engine are nobody's business in this.
+    assert_eq!(read(&world, &instance), "kept");
+    cluster.run("coffer", "DELETE FROM _sqlx_migrations WHERE description = 'of tomorrow'");
+    world.start_server();
+    assert_eq!(world.show(&instance.id)["status"], "ACTIVE");
+}
+
+#[test]
 fn an_installation_moves_to_postgresql_and_back_while_its_instances_serve() {
     let Some(mut world) = World::start() else { return };
     let instance = world.create("redis_a", "7.0.15", &[]);
@@ -154,6 +246,32 @@ fn an_installation_moves_to_postgresql_and_back_while_its_instances_serve() {
     assert_eq!(world.show(&instance.id)["datastore"]["version"], "8.0.2");
     assert_eq!(read(&world, &instance), "kept");
     world.coffer(["instance", "restart", &instance.id, "--wait"]).ok();
+}
+
+/// An operation that somebody has claimed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    operation: String,
+    epoch: String,
+    /// In microseconds.
+    lease_until: u64,
+}
+
+/// What is claimed, also where the lease is over.
+fn claims(cluster: &Cluster) -> BTreeSet<Claim> {
+    let held = "SELECT id, epoch, lease_until FROM operations WHERE is_open AND lease_until > 0";
+    let claim = |line: &str| {
+        let mut parts = line.split('|').map(str::to_owned);
+        let (operation, epoch) = (parts.next().expect("an id"), parts.next().expect("an epoch"));
+        Claim { operation, epoch, lease_until: parts.next().and_then(|us| us.parse().ok()).expect("a time") }
+    };
+    cluster.run("coffer", held).lines().map(claim).collect()
+}
+
+/// The time in microseconds, as the database has it.
+fn cluster_now(cluster: &Cluster) -> u64 {
+    let now = cluster.run("coffer", "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)");
+    now.trim().parse().expect("a time")
 }
 
 fn fill(world: &World, instance: &Instance) {

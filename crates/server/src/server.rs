@@ -31,6 +31,8 @@ use crate::silence;
 
 /// How long requests and steps that have begun may take when the server is to end.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// How often it is looked whether a newer server has opened the store.
+const LOOK: Duration = Duration::from_secs(1);
 /// The pause before it is tried again to hear what other servers write.
 const DEAF: Duration = Duration::from_secs(1);
 
@@ -137,6 +139,18 @@ impl Server {
     /// The application behind the API.
     pub fn app(&self) -> &Arc<App> {
         &self.app
+    }
+
+    /// Until a newer server has brought the store to a schema that this one does not know. Then it has to stop: what it does not
+    /// know it would leave out of what it writes and tells agents.
+    pub async fn outdated(&self) -> coffer_store::Error {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            // A database that does not answer is told of by whoever needs it.
+            if let Err(error @ coffer_store::Error::Newer { .. }) = self.app.store.check_schema().await {
+                return error;
+            }
+        }
     }
 
     /// Takes no more requests, finishes what has begun, and closes the store. Instances are not touched.

@@ -18,6 +18,12 @@ pub enum Error {
     /// What is to be copied would be mixed with what is there.
     #[error("the store {0} is not empty; hint: name an empty database, or a directory without coffer.db")]
     NotEmpty(String),
+    /// A newer Coffer has brought it further. What that has written would be taken for something else, or left out.
+    #[error(
+        "the store {store} has schema {has}, of a newer coffer, and this one knows none after {knows}; hint: start a \
+         coffer that is as new, or put back a copy of the store from before that"
+    )]
+    Newer { store: String, has: i64, knows: i64 },
     /// Its file cannot be opened.
     #[error(transparent)]
     File(#[from] std::io::Error),

@@ -26,7 +26,7 @@ mod version;
 use std::collections::BTreeSet;
 
 use coffer_core::id::ProjectId;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyConnection, AnyPool, SqlSafeStr as _};
 
 pub use agent::AgentRow;
@@ -54,6 +54,7 @@ pub enum Scope<'a> {
 /// The store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
+    location: Location,
     backend: Backend,
     reader: AnyPool,
     writer: AnyPool,
@@ -69,12 +70,23 @@ pub struct Write {
 }
 
 impl Store {
-    /// Opens the store that is there, making it or bringing it to what this binary knows.
+    /// Opens the store that is there, making it or bringing it to what this binary knows. One that a newer binary has
+    /// brought further is refused.
     pub async fn open(location: &Location) -> Result<Self, Error> {
         let writer = location.writer().await?;
-        migrations().run(&writer).await?;
+        migrations().run(&writer).await.map_err(|error| match error {
+            MigrateError::VersionMissing(has) => newer(location, has),
+            error => Error::Migrate(error),
+        })?;
         let reader = location.reader().await?;
-        Ok(Self { backend: location.backend(), reader, writer })
+        Ok(Self { location: location.clone(), backend: location.backend(), reader, writer })
+    }
+
+    /// Whether this binary still knows what is written: not any more once a newer one has brought the schema further, as it
+    /// does when servers are replaced one after the other.
+    pub async fn check_schema(&self) -> Result<(), Error> {
+        let has = sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(self.reader()).await?;
+        if has > SCHEMA { Err(newer(&self.location, has)) } else { Ok(()) }
     }
 
     /// Begins to write.
@@ -110,6 +122,15 @@ impl Write {
     }
 }
 
+/// The newest schema that this binary knows.
+const SCHEMA: i64 = 6;
+
+fn newer(location: &Location, has: i64) -> Error {
+    Error::Newer { store: location.to_string(), has, knows: SCHEMA }
+}
+
+/// Up to [`SCHEMA`]. Servers of the schema before go on for a moment when they are replaced, so none takes away or renames
+/// what they use; and what they could not read, such as a new kind of step, comes with a migration, be it an empty one.
 fn migrations() -> Migrator {
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

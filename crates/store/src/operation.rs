@@ -15,7 +15,7 @@ use sqlx::any::AnyRow;
 
 use crate::gathered::instance_json;
 use crate::row::{Columns, micros, to_json};
-use crate::{Error, News, Store, Write};
+use crate::{Error, News, SCHEMA, Store, Write};
 
 /// The columns of an operation, in the order in which `Columns::operation` reads them.
 macro_rules! operation_columns {
@@ -64,7 +64,8 @@ impl Store {
         Ok(works(&query.fetch_all(self.reader()).await?)?.pop())
     }
 
-    /// Claims an open operation that nobody has a lease of, until `lease_until`. `None` when somebody else was faster.
+    /// Claims an open operation that nobody has a lease of, until `lease_until`. `None` when somebody else was faster, or newer:
+    /// who does not know the schema any more may not know the plan either, and would leave out what it does not know.
     pub async fn claim(
         &self,
         id: OperationId,
@@ -74,13 +75,15 @@ impl Store {
         let mut write = self.write().await?;
         let row = sqlx::query(concat!(
             "UPDATE operations AS o SET epoch = epoch + 1, lease_until = $1 \
-             WHERE o.id = $2 AND o.is_open AND o.lease_until <= $3 RETURNING ",
+             WHERE o.id = $2 AND o.is_open AND o.lease_until <= $3 \
+             AND NOT EXISTS (SELECT 1 FROM _sqlx_migrations WHERE version > $4) RETURNING ",
             "id, instance_id, project_id, kind, target, group_id, plan, phase, epoch, steps, findings, gap_us, \
              clients, created_at, updated_at"
         ))
         .bind(micros(lease_until))
         .bind(id.to_string())
         .bind(micros(now))
+        .bind(SCHEMA)
         .fetch_optional(write.tx())
         .await?;
         write.commit().await?;

@@ -32,6 +32,24 @@ async fn open(cluster: &Cluster, database: &str) -> Store {
 }
 
 #[tokio::test]
+async fn what_every_release_left_is_read_and_carried_on() {
+    let cluster = Cluster::start();
+    for schema in suite::released() {
+        let url = cluster.database(&format!("schema_{schema}"));
+        let location = Location::Postgres(url.parse().expect("a URL"));
+        suite::what_a_release_left_is_read_and_carried_on(&location, &url, schema).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_schema_is_refused() {
+    let cluster = Cluster::start();
+    let url = cluster.database("newer");
+    let location = Location::Postgres(url.parse().expect("a URL"));
+    suite::a_store_of_a_newer_schema_is_refused(&location, &url).await;
+}
+
+#[tokio::test]
 async fn a_store_is_the_same_after_it_was_moved_there_and_back() {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().expect("temporary directory");

@@ -27,6 +27,29 @@ macro_rules! on_sqlite {
 
 each_of_the_suite!(on_sqlite);
 
+/// A file that is not there yet, as a store and as a URL.
+fn new_file(dir: &tempfile::TempDir, name: &str) -> (Location, String) {
+    let path = dir.path().join(name);
+    let url = format!("sqlite://{}?mode=rwc", path.display());
+    (Location::File(path), url)
+}
+
+#[tokio::test]
+async fn what_every_release_left_is_read_and_carried_on() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    for schema in suite::released() {
+        let (location, url) = new_file(&dir, &format!("{schema}.db"));
+        suite::what_a_release_left_is_read_and_carried_on(&location, &url, schema).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_schema_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (location, url) = new_file(&dir, "coffer.db");
+    suite::a_store_of_a_newer_schema_is_refused(&location, &url).await;
+}
+
 #[tokio::test]
 async fn connections_do_not_wait_for_each_others_pages_and_allocations() {
     let mut connection =

@@ -38,7 +38,7 @@ const MALLOC: (&str, &str) = (
      glibc.malloc.tcache_count=100",
 );
 
-/// Serves until it is told to end by SIGTERM or SIGINT. Engines and agents go on.
+/// Serves until it is told to end by SIGTERM or SIGINT, or a newer server has opened its store. Engines and agents go on.
 pub(crate) fn run(format: Format, serve: &Serve) -> Result<(), Failure> {
     if std::env::var_os(MALLOC.0).is_none() {
         // It is read once, when a program starts. The process stays the same.
@@ -80,12 +80,13 @@ pub(crate) fn run(format: Format, serve: &Serve) -> Result<(), Failure> {
         print(format, &json!({"url": url, "clouds": clouds}), || {
             format!("coffer serves at {url}; credentials are in {}\n", clouds.display())
         })?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            outdated = server.outdated() => Err(Failure::other(outdated)),
+        };
         server.stop().await;
-        Ok(())
+        ended
     })
 }
 

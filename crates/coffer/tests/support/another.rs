@@ -1,7 +1,7 @@
 //! One more server on the data directory of a world, which shares its store.
 
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -56,6 +56,23 @@ impl Another {
     /// The process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Tells it to end, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.child.wait().expect("the server is gone");
+        assert!(status.success(), "told to end, the server ended with {status}");
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait_for_end(mut self) -> ExitStatus {
+        let mut ended = None;
+        wait_for("another server to end", || {
+            ended = self.child.try_wait().expect("a child");
+            ended.is_some()
+        });
+        ended.expect("it has ended")
     }
 
     /// Sends it a signal.

@@ -257,6 +257,12 @@ impl World {
         }
     }
 
+    /// Waits until the server has ended by itself.
+    pub(crate) fn wait_for_end_of_server(&mut self) {
+        let mut server = self.server.take().expect("the server runs");
+        wait_for("the server to end", || server.try_wait().expect("a child").is_some());
+    }
+
     /// Sends the server a signal.
     pub(crate) fn signal_server(&self, signal: Signal) {
         let server = self.server.as_ref().expect("the server runs");

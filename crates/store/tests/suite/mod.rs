@@ -4,6 +4,7 @@ mod catalogue;
 mod groups;
 mod instances;
 mod operations;
+mod released;
 
 use coffer_core::id::{InstanceId, OperationId};
 use coffer_core::instance::{Instance, Kind, Operation};
@@ -17,6 +18,7 @@ pub(crate) use catalogue::*;
 pub(crate) use groups::*;
 pub(crate) use instances::*;
 pub(crate) use operations::*;
+pub(crate) use released::*;
 
 /// A time so many seconds after the beginning of it.
 pub(crate) fn at(second: i64) -> Timestamp {
