@@ -177,9 +177,9 @@ pub(crate) fn kinds(spec: &EngineSpec) -> Kinds {
     if is_sql(spec) { |_| Some(Kind::Other) } else { redis::kind }
 }
 
-/// Asks the target binary whether it would start.
-pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
-    if is_sql(spec) { sql::try_target(spec, site).await } else { redis::try_target(spec, site).await }
+/// Asks the target binary whether it would start, with what engines have left in this directory of configuration.
+pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>, conf: &Path) -> Result<(), Error> {
+    if is_sql(spec) { sql::try_target(spec, site).await } else { redis::try_target(spec, site, conf).await }
 }
 
 /// Whether an engine that takes over from `from` has a step of its own to do before anybody may see it. One that is older has none:

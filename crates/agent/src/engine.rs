@@ -265,7 +265,7 @@ impl EngineHost {
     /// Asks the engine's program whether it would start with this, beside the engine that runs.
     pub(crate) async fn try_target(&self, spec: &EngineSpec) -> Result<(), Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        let tried = driver::try_target(spec, self.site(&root)).await;
+        let tried = driver::try_target(spec, self.site(&root), &self.paths.conf).await;
         tried.map_err(|error| {
             let why = cause(error).message;
             Cause::new(

@@ -93,15 +93,15 @@ impl Sight {
         learned.preview = Some(self.preview(&client, from, to, &seen).await?);
         learned.findings = seen.findings;
         if try_target {
-            learned.findings.extend(self.tried(to, root).await);
+            learned.findings.extend(self.tried(to, root, &self.paths.conf).await);
         }
         judged(to, &learned.findings)
     }
 
     /// Why the target binary would not start, if it would not or cannot be asked.
-    async fn tried(&self, to: &EngineSpec, root: Result<PathBuf, Finding>) -> Option<Finding> {
+    async fn tried(&self, to: &EngineSpec, root: Result<PathBuf, Finding>, conf: &Path) -> Option<Finding> {
         match root {
-            Ok(root) => self.try_target(to, &root).await.err(),
+            Ok(root) => self.try_target(to, &root, conf).await.err(),
             Err(why) => Some(why),
         }
     }
@@ -124,8 +124,8 @@ impl Sight {
     }
 
     /// Asks the target binary itself.
-    async fn try_target(&self, to: &EngineSpec, root: &Path) -> Result<(), Finding> {
-        driver::try_target(to, Site { root, paths: &self.paths, secrets: &self.secrets, user: self.user })
+    async fn try_target(&self, to: &EngineSpec, root: &Path, conf: &Path) -> Result<(), Finding> {
+        driver::try_target(to, Site { root, paths: &self.paths, secrets: &self.secrets, user: self.user }, conf)
             .await
             .map_err(|e| refused(to, format!("it does not start on its configuration: {}", cause(e).message)))
     }

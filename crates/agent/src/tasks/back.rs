@@ -51,7 +51,10 @@ impl Sight {
             learned.loss = Some(loss);
         }
         learned.preview = Some(preview);
-        learned.findings.extend(self.tried(to, self.root(to).await).await);
+        // What the newer one wrote there the older one need not understand, and it gets what it had.
+        let kept = restores.map(|operation| PreImage::of(&self.paths, operation, driver::kinds(from)).conf());
+        let conf = kept.as_deref().unwrap_or(&self.paths.conf);
+        learned.findings.extend(self.tried(to, self.root(to).await, conf).await);
         judged(to, &learned.findings)
     }
 
