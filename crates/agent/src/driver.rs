@@ -200,11 +200,11 @@ pub(crate) fn works_in_place(spec: &EngineSpec) -> bool {
 }
 
 /// Begins to look as clients do that come anew each time and write.
-pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
-    if is_sql(spec) {
-        Probe::start(spec, sql::Visitor { password: secrets.agent.clone() })
+pub(crate) fn probe(from: &EngineSpec, to: &EngineSpec, secrets: &Secrets) -> Probe {
+    if is_sql(from) {
+        Probe::start(from, sql::Visitor { password: secrets.agent.clone() })
     } else {
-        redis::probe(spec, secrets)
+        redis::probe(from, to, secrets)
     }
 }
 
@@ -214,11 +214,11 @@ pub(crate) async fn circumstances(client: &Client, paths: &Paths) -> Result<Circ
 }
 
 /// Begins to look as a client does that stays and reads.
-pub(crate) fn reader(spec: &EngineSpec, secrets: &Secrets) -> Probe {
-    if is_sql(spec) {
-        Probe::start(spec, sql::Reader::new(secrets.agent.clone()))
+pub(crate) fn reader(from: &EngineSpec, to: &EngineSpec, secrets: &Secrets) -> Probe {
+    if is_sql(from) {
+        Probe::start(from, sql::Reader::new(secrets.agent.clone()))
     } else {
-        redis::reader(spec, secrets)
+        redis::reader(from, to, secrets)
     }
 }
 

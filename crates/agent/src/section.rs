@@ -348,8 +348,8 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     }
     if live.probe.is_none() {
         live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
-        live.probe = Some(driver::probe(&section.from, &sup.host.secrets));
-        live.reader = Some(driver::reader(&section.from, &sup.host.secrets));
+        live.probe = Some(driver::probe(&section.from, &section.to, &sup.host.secrets));
+        live.reader = Some(driver::reader(&section.from, &section.to, &sup.host.secrets));
         tokio::time::sleep(READER_SILENT).await;
     }
     // The last moment at which nobody waits: an engine that may not read its files tells less of them, and may not end cleanly.
