@@ -71,13 +71,14 @@ pub(crate) struct Quiesced {
     pub(crate) until: Instant,
 }
 
-/// What was seen of an engine before an upgrade.
+/// What was seen of an engine before an upgrade. Of one that was not asked: nothing.
+#[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) findings: Vec<Finding>,
     /// How much there is to be loaded, as far as the engine tells.
     pub(crate) data_bytes: u64,
     /// What is done while the engine serves.
-    pub(crate) while_serving: String,
+    pub(crate) while_serving: Option<String>,
 }
 
 /// A wait without an end: the lock of an engine of SQL is held until its connection goes.
@@ -296,14 +297,14 @@ impl Client {
                 };
                 Ok(Seen {
                     data_bytes: number("used_memory_dataset"),
-                    while_serving: vehicle.to_owned(),
+                    while_serving: Some(vehicle.to_owned()),
                     findings: checks::check(&facts, from, to),
                 })
             }
             Self::Sql(client) => Ok(Seen {
                 findings: client.look(from, to, paths, root).await?,
                 data_bytes: 0,
-                while_serving: "dirty pages are written, so that the stop is short".to_owned(),
+                while_serving: Some("dirty pages are written, so that the stop is short".to_owned()),
             }),
         }
     }
