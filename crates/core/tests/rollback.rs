@@ -5,7 +5,7 @@ use coffer_core::datastore::Datastore;
 use coffer_core::finding::Cause;
 use coffer_core::group::Configured;
 use coffer_core::id::{GroupId, OperationId};
-use coffer_core::instance::{Engine, Kind, Operation};
+use coffer_core::instance::{Engine, Kind, Operation, WayBack};
 use coffer_core::plan::{self, Record, Refusal, Snapshot, Step};
 use coffer_core::section::SectionStep;
 use coffer_core::task::{Loss, Task, Writes};
@@ -62,6 +62,19 @@ fn who_has_restored_and_goes_back_gets_the_data_that_there_were() {
         assert_eq!(again.restores.is_some(), restored);
         assert!(!restored || again.to == new);
     }
+}
+
+#[test]
+fn of_several_pre_images_the_newest_is_gone_back_to_and_the_others_are_named() {
+    let (mut fixture, upgrade) = upgraded(Fixture::serving());
+    let newest = fixture.observed.ways_back[0].clone();
+    let before = WayBack { operation: OperationId(Uuid::nil()), version: Some(fixture.target().id), ..newest.clone() };
+    fixture.observed.ways_back.insert(0, before);
+    let back = plan::find_way_back(&fixture.snapshot(), &[upgrade], false).expect("a way back");
+    assert_eq!(back.kept, newest);
+    let findings = plan::plan_rollback(&fixture.snapshot(), &back).findings;
+    let told: Vec<_> = findings.iter().map(|finding| format!("{} {}", finding.id, finding.object)).collect();
+    assert_eq!(told, ["rollback.older redis 8.0.2 until 1970-01-01 00:00:00 UTC"]);
 }
 
 #[test]

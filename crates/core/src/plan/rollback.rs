@@ -9,6 +9,7 @@
 use super::{
     CHECK_SECONDS, FETCH_SECONDS, Planned, Record, Refusal, SECTION_SECONDS, Snapshot, Step, ask, refuse, runs,
 };
+use crate::datastore::Version;
 use crate::engine::{SettingsChange, shares_data};
 use crate::finding::Finding;
 use crate::group::{self, Configured};
@@ -90,11 +91,26 @@ pub fn find_way_back(snapshot: &Snapshot<'_>, history: &[Operation], restore: bo
         && shares_data((now.datastore(), now.number), (to.datastore(), to.number));
     let configured = configured(snapshot, undone, &to, &mut findings);
     findings.extend(changed_since(snapshot, undone));
+    findings.extend(older(snapshot));
     let down = down(snapshot);
     let restores = (!stay).then_some(kept.operation);
     let is_down = down.is_some();
     findings.extend(down);
     Ok(Back { kept: kept.clone(), restores, down: is_down, to, configured, findings })
+}
+
+/// That more is kept than what is gone back to, and that nobody goes back to that: it was left by what came after it.
+fn older(snapshot: &Snapshot<'_>) -> Option<Finding> {
+    let (_, older) = snapshot.observed?.ways_back.split_last()?;
+    let told = |kept: &WayBack| {
+        let version = snapshot.catalogue.iter().find(|version| Some(version.id) == kept.version);
+        let of = version.map_or_else(|| "another version".to_owned(), Version::label);
+        format!("{of} until {}", moment(kept.since))
+    };
+    let all: Vec<_> = older.iter().rev().map(told).collect();
+    let message =
+        "a rollback goes to the newest pre-image alone; those from before it are kept, too, and go with their time";
+    (!all.is_empty()).then(|| Finding::notice("rollback.older", all.join(", "), message, ""))
 }
 
 /// That the engine is down, or does not stay up, if it is so.
