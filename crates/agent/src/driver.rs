@@ -71,13 +71,14 @@ pub(crate) struct Quiesced {
     pub(crate) until: Instant,
 }
 
-/// What was seen of an engine before an upgrade.
+/// What was seen of an engine before an upgrade. Of one that was not asked: nothing.
+#[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) findings: Vec<Finding>,
     /// How much there is to be loaded, as far as the engine tells.
     pub(crate) data_bytes: u64,
     /// What is done while the engine serves.
-    pub(crate) while_serving: String,
+    pub(crate) while_serving: Option<String>,
 }
 
 /// A wait without an end: the lock of an engine of SQL is held until its connection goes.
@@ -177,9 +178,9 @@ pub(crate) fn kinds(spec: &EngineSpec) -> Kinds {
     if is_sql(spec) { |_| Some(Kind::Other) } else { redis::kind }
 }
 
-/// Asks the target binary whether it would start.
-pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
-    if is_sql(spec) { sql::try_target(spec, site).await } else { redis::try_target(spec, site).await }
+/// Asks the target binary whether it would start, with what engines have left in this directory of configuration.
+pub(crate) async fn try_target(spec: &EngineSpec, site: Site<'_>, conf: &Path) -> Result<(), Error> {
+    if is_sql(spec) { sql::try_target(spec, site).await } else { redis::try_target(spec, site, conf).await }
 }
 
 /// Whether an engine that takes over from `from` has a step of its own to do before anybody may see it. One that is older has none:
@@ -200,11 +201,11 @@ pub(crate) fn works_in_place(spec: &EngineSpec) -> bool {
 }
 
 /// Begins to look as clients do that come anew each time and write.
-pub(crate) fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
-    if is_sql(spec) {
-        Probe::start(spec, sql::Visitor { password: secrets.agent.clone() })
+pub(crate) fn probe(from: &EngineSpec, to: &EngineSpec, secrets: &Secrets) -> Probe {
+    if is_sql(from) {
+        Probe::start(from, sql::Visitor { password: secrets.agent.clone() })
     } else {
-        redis::probe(spec, secrets)
+        redis::probe(from, to, secrets)
     }
 }
 
@@ -214,11 +215,11 @@ pub(crate) async fn circumstances(client: &Client, paths: &Paths) -> Result<Circ
 }
 
 /// Begins to look as a client does that stays and reads.
-pub(crate) fn reader(spec: &EngineSpec, secrets: &Secrets) -> Probe {
-    if is_sql(spec) {
-        Probe::start(spec, sql::Reader::new(secrets.agent.clone()))
+pub(crate) fn reader(from: &EngineSpec, to: &EngineSpec, secrets: &Secrets) -> Probe {
+    if is_sql(from) {
+        Probe::start(from, sql::Reader::new(secrets.agent.clone()))
     } else {
-        redis::reader(spec, secrets)
+        redis::reader(from, to, secrets)
     }
 }
 
@@ -296,14 +297,14 @@ impl Client {
                 };
                 Ok(Seen {
                     data_bytes: number("used_memory_dataset"),
-                    while_serving: vehicle.to_owned(),
+                    while_serving: Some(vehicle.to_owned()),
                     findings: checks::check(&facts, from, to),
                 })
             }
             Self::Sql(client) => Ok(Seen {
                 findings: client.look(from, to, paths, root).await?,
                 data_bytes: 0,
-                while_serving: "dirty pages are written, so that the stop is short".to_owned(),
+                while_serving: Some("dirty pages are written, so that the stop is short".to_owned()),
             }),
         }
     }

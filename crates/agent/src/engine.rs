@@ -46,6 +46,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const ENDING: Duration = Duration::from_secs(1);
 /// How long after that its end is waited for where only the reason is wanted: sockets are closed a moment before.
 const HUNG_UP: Duration = Duration::from_millis(100);
+/// How long one that is said to be down is given to answer all the same.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
 /// Between two attempts to reach one that may be ending.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long a killed process may take to be gone. Only a kernel that writes out its memory needs more than an instant.
@@ -265,7 +267,7 @@ impl EngineHost {
     /// Asks the engine's program whether it would start with this, beside the engine that runs.
     pub(crate) async fn try_target(&self, spec: &EngineSpec) -> Result<(), Cause> {
         let root = tasks::engine_root(&self.images, &spec.image).await?;
-        let tried = driver::try_target(spec, self.site(&root)).await;
+        let tried = driver::try_target(spec, self.site(&root), &self.paths.conf).await;
         tried.map_err(|error| {
             let why = cause(error).message;
             Cause::new(
@@ -443,6 +445,14 @@ impl EngineHost {
         Client::connect(spec, &self.paths, &self.secrets).await.map_err(cause)
     }
 
+    /// The same, of an engine that need not answer, for which nobody waits long.
+    pub(crate) async fn client_soon(&self, spec: &EngineSpec) -> Result<Client, Cause> {
+        tokio::time::timeout(SOON, self.client(spec)).await.unwrap_or_else(|_| {
+            let message = format!("{} runs and does not answer within {} s", spec.label(), SOON.as_secs());
+            Err(Cause::new(message, "wait until it serves, or end it: coffer instance restart"))
+        })
+    }
+
     /// Ends the engine with all that it acknowledged on disk. On failure it mostly still runs.
     pub(crate) async fn stop(&mut self, spec: &EngineSpec, client: Client) -> Result<(), Cause> {
         if let Some(process) = self.process() {
@@ -530,7 +540,7 @@ impl EngineHost {
 
     /// Whether the engine that ran last has said that it ended as it should, where engines say that.
     pub(crate) fn ended_cleanly(&self, spec: &EngineSpec) -> bool {
-        driver::is_farewell(spec, &last_line(&self.paths.agent.join(ENGINE_LOG)))
+        ended_cleanly(&self.paths, spec)
     }
 
     /// Forgets the engine after its end was seen.
@@ -545,6 +555,11 @@ impl EngineHost {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Whether the log of the engine that ran last here ends as that of one that ended as it should.
+pub(crate) fn ended_cleanly(paths: &Paths, spec: &EngineSpec) -> bool {
+    driver::is_farewell(spec, &last_line(&paths.agent.join(ENGINE_LOG)))
 }
 
 /// The password of the agent's own user in the engine: nothing that had to be kept, and nothing that anybody else has.

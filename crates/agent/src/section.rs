@@ -46,7 +46,9 @@ pub(crate) fn begin(sup: &mut Supervisor, order: &Order, section: &Section) {
         section: section.clone(),
         phase: Phase::START,
         steps: Vec::new(),
-        was_running: sup.host.process().is_some(),
+        // One that does not stay up is nothing that a way back could end with.
+        was_running: sup.host.process().is_some() && !section.gives_up_on_it(),
+        was_wanted: sup.state.wanted,
         old_started: false,
         old_proven: false,
         measures: Temporary::default(),
@@ -196,17 +198,38 @@ fn finish(sup: &mut Supervisor) -> Result<(), crate::Error> {
     Ok(())
 }
 
-/// Does one step. Idempotent: after a crash it is done again.
+/// Does one step. Idempotent: after a crash it is done again. Where the engine that does not do what it is asked may be gone without,
+/// it is killed, and the step is done without it.
 async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Result<String, Cause> {
     let Some(journal) = &sup.state.section else { return Ok(String::new()) };
     let section = journal.section.clone();
+    let is_asked = matches!(step, SectionStep::Prepare | SectionStep::Quiesce | SectionStep::Stop);
+    let may_fail = section.down && is_asked && sup.host.process().is_some();
+    match perform_as(sup, &section, step, live).await {
+        // What one that still runs may hold in memory alone is given up only where that was agreed to.
+        Err(cause) if may_fail && (section.gives_up_on_it() || sup.host.process().is_none()) => {
+            *live = Live::default();
+            back::go_without(sup).await?;
+            let detail = perform_as(sup, &section, step, live).await?;
+            Ok(format!("the engine was killed, since it did not do as it was asked: {}; {detail}", cause.message))
+        }
+        done => done,
+    }
+}
+
+async fn perform_as(
+    sup: &mut Supervisor,
+    section: &Section,
+    step: SectionStep,
+    live: &mut Live,
+) -> Result<String, Cause> {
     match step {
-        SectionStep::Prepare => prepare(sup, &section).await,
-        SectionStep::Quiesce => quiesce(sup, &section, live).await,
+        SectionStep::Prepare => prepare(sup, section).await,
+        SectionStep::Quiesce => quiesce(sup, section, live).await,
         SectionStep::Stop => {
             sup.state.wanted = false;
             let was_running = sup.host.process().is_some();
-            let detail = match stop(sup, &section, live).await {
+            let detail = match stop(sup, section, live).await {
                 // An agent before this one, killed since, had told it to end already.
                 Err(cause) if was_running && sup.host.is_ending(&section.from).await => {
                     format!("it was ending already: {}", cause.message)
@@ -218,7 +241,7 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             Ok(detail)
         }
         SectionStep::Keep => {
-            let bytes = blocking(sup, &section, PreImage::complete).await?;
+            let bytes = blocking(sup, section, PreImage::complete).await?;
             Ok(format!("{bytes} bytes"))
         }
         SectionStep::Swap => {
@@ -226,7 +249,7 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             Ok(section.to.label())
         }
         SectionStep::Restore => {
-            blocking(sup, &section, back::restore).await?;
+            blocking(sup, section, back::restore).await?;
             sup.state.on_disk = Some(section.to.number);
             Ok(String::new())
         }
@@ -234,15 +257,15 @@ async fn perform(sup: &mut Supervisor, step: SectionStep, live: &mut Live) -> Re
             // One that an agent started before it was killed may be half open, or another version: it is begun anew.
             sup.host.kill().await?;
             sup.state.on_disk = Some(section.to.number);
-            let left = time_left(sup, &section)?;
-            in_time(left, &section.to, start_new(sup, &section)).await
+            let left = time_left(sup, section)?;
+            in_time(left, &section.to, start_new(sup, section)).await
         }
         SectionStep::Prove => {
-            let left = time_left(sup, &section)?;
+            let left = time_left(sup, section)?;
             let proven = in_time(left, &section.to, prove(sup, &section.to)).await?;
             // Not later: once it has begun to be opened, an agent that comes next cannot tell whose writes are counted.
             let own = match section.plan.steps.contains(&SectionStep::Keep) {
-                true => back::writes_at_start(sup, &section).await,
+                true => back::writes_at_start(sup, section).await,
                 false => None,
             };
             if let Some(journal) = sup.state.section.as_mut() {
@@ -310,16 +333,23 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
         sup.host.try_target(&section.to).await?;
     }
     if sup.host.process().is_none() {
-        if section.plan.steps.contains(&SectionStep::Keep) {
+        if section.plan.steps.contains(&SectionStep::Keep) && !section.down {
             // It ended since the checks. What it holds has to be known before another version touches it.
             let hint = "wait until it serves again, then ask again";
             return Err(Cause::new(format!("{} does not run any more", section.from.label()), hint));
         }
-        return Ok("the engine does not run, so its files are as it left them".to_owned());
+        let mut detail = "the engine does not run, so its files are as it left them".to_owned();
+        if let Some(operation) = section.restores {
+            detail = format!("{detail}; {}", back::make_ready(sup, section, operation).await?);
+        }
+        return Ok(detail);
     }
     // One that may not read who the agent is does not let it in.
     sup.host.give_files()?;
-    let client = sup.host.client(&section.from).await?;
+    let client = match section.down {
+        true => sup.host.client_soon(&section.from).await?,
+        false => sup.host.client(&section.from).await?,
+    };
     let known = sup.state.section.as_ref().is_some_and(|j| j.measures.are_planned());
     if !known {
         let measures = client.plan_measures().await.map_err(cause)?;
@@ -348,8 +378,8 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     }
     if live.probe.is_none() {
         live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
-        live.probe = Some(driver::probe(&section.from, &sup.host.secrets));
-        live.reader = Some(driver::reader(&section.from, &sup.host.secrets));
+        live.probe = Some(driver::probe(&section.from, &section.to, &sup.host.secrets));
+        live.reader = Some(driver::reader(&section.from, &section.to, &sup.host.secrets));
         tokio::time::sleep(READER_SILENT).await;
     }
     // The last moment at which nobody waits: an engine that may not read its files tells less of them, and may not end cleanly.
@@ -380,10 +410,18 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
 /// Ends the old engine, unless it has ended.
 async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Result<(), Cause> {
     if sup.host.process().is_none() {
+        if section.down {
+            back::forget_held(sup);
+        }
         // Another version reads what this one left: if that is half, this one has to recover first.
-        if section.plan.steps.contains(&SectionStep::Keep) && !sup.host.ended_cleanly(&section.from) {
+        let is_read = section.plan.steps.contains(&SectionStep::Keep) && !section.gives_up_on_it();
+        if is_read && !sup.host.ended_cleanly(&section.from) {
             let message = format!("{} ended without a clean stop", section.from.label());
-            return Err(Cause::new(message, "it recovers by itself; ask again when it serves"));
+            let hint = match section.down {
+                true => "have it serve again, or go back to the data from before: coffer instance rollback --restore",
+                false => "it recovers by itself; ask again when it serves",
+            };
+            return Err(Cause::new(message, hint));
         }
         return Ok(());
     }
@@ -401,10 +439,11 @@ async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Resul
 async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
     let Some(journal) = &sup.state.section else { return Ok(()) };
     let section = journal.section.clone();
-    let was_running = journal.was_running;
+    let (was_running, was_wanted) = (journal.was_running, journal.was_wanted);
     match step {
         SectionStep::Prepare => {
-            if was_running {
+            // One that said nothing at all may not do so now either, and nothing of it was changed.
+            if was_running && (!section.down || measures(sup).are_planned()) {
                 serving(sup, &section).await?;
             }
             // Not now: a snapshot takes its time, and the instance serves. The supervisor does it next.
@@ -424,9 +463,14 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
             sup.state.wanted = true;
             Ok(())
         }
+        // Nobody has taken note of its end yet, where it was made to wait and then could not be killed.
+        SectionStep::Quiesce if section.gives_up_on_it() => sup.host.kill().await,
         SectionStep::Stop => {
-            // It did not run before. The supervisor goes on trying to start it.
-            sup.state.wanted = true;
+            // It did not run before. The supervisor goes on trying to start it, but where somebody had stopped it.
+            sup.state.wanted = was_wanted || !section.down;
+            if !sup.state.wanted {
+                sup.host.refuse();
+            }
             Ok(())
         }
         SectionStep::Keep => {

@@ -77,6 +77,9 @@ pub struct Journal {
     pub steps: Vec<StepRecord>,
     /// Whether an engine ran when the section began. If none did, the way back ends without one.
     pub was_running: bool,
+    /// Whether one should have been running then: somebody may have told it to end.
+    #[serde(default)]
+    pub was_wanted: bool,
     /// Whether the way back has started the old engine anew. Written before it is started: an engine that runs is then
     /// not taken for the one that never was stopped.
     pub old_started: bool,

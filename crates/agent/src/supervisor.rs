@@ -311,7 +311,8 @@ impl Supervisor {
     }
 
     fn tell_loop(&mut self) {
-        if let Some(cause) = self.state.crashes.in_loop().map(|found| found.cause(self.host.instance)) {
+        let has_way_back = !self.ways_back().is_empty();
+        if let Some(cause) = self.state.crashes.in_loop().map(|found| found.cause(self.host.instance, has_way_back)) {
             self.event("engine.crashing", &cause.to_string());
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use coffer_core::account::{Answer, Refusal, Request};
 use coffer_core::finding::{Cause, Finding, Severity, refuses};
+use coffer_core::gap::Circumstances;
 use coffer_core::id::Digest;
 use coffer_core::spec::{EngineSpec, ImageWanted};
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
@@ -50,7 +51,7 @@ pub(crate) fn work(order: Order, host: &EngineHost, state: &State) -> impl Futur
         let end = match &order.task {
             Task::Fetch { image } => sight.fetch(image, &mut learned).await,
             Task::Check { to, try_target } => sight.check(to, *try_target, &mut learned).await,
-            Task::CheckBack { to, restores } => sight.check_back(to, *restores, &mut learned).await,
+            Task::CheckBack { to, restores, down } => sight.check_back(to, *restores, *down, &mut learned).await,
             Task::Verify { expect } => sight.verify(expect, &mut learned).await,
             Task::Accounts { request } => sight.accounts(request, &mut learned).await,
             // What touches the engine or what is kept the supervisor does itself.
@@ -90,18 +91,19 @@ impl Sight {
         let client = Client::connect(from, &self.paths, &self.secrets).await.map_err(cause)?;
         let root = self.root(to).await;
         let seen = client.look(from, to, &self.paths, root.as_deref().ok()).await.map_err(cause)?;
-        learned.preview = Some(self.preview(&client, from, to, &seen).await?);
+        let circumstances = driver::circumstances(&client, &self.paths).await.map_err(cause)?;
+        learned.preview = Some(self.preview(from, to, &seen, Some(circumstances))?);
         learned.findings = seen.findings;
         if try_target {
-            learned.findings.extend(self.tried(to, root).await);
+            learned.findings.extend(self.tried(to, root, &self.paths.conf).await);
         }
         judged(to, &learned.findings)
     }
 
     /// Why the target binary would not start, if it would not or cannot be asked.
-    async fn tried(&self, to: &EngineSpec, root: Result<PathBuf, Finding>) -> Option<Finding> {
+    async fn tried(&self, to: &EngineSpec, root: Result<PathBuf, Finding>, conf: &Path) -> Option<Finding> {
         match root {
-            Ok(root) => self.try_target(to, &root).await.err(),
+            Ok(root) => self.try_target(to, &root, conf).await.err(),
             Err(why) => Some(why),
         }
     }
@@ -124,18 +126,18 @@ impl Sight {
     }
 
     /// Asks the target binary itself.
-    async fn try_target(&self, to: &EngineSpec, root: &Path) -> Result<(), Finding> {
-        driver::try_target(to, Site { root, paths: &self.paths, secrets: &self.secrets, user: self.user })
+    async fn try_target(&self, to: &EngineSpec, root: &Path, conf: &Path) -> Result<(), Finding> {
+        driver::try_target(to, Site { root, paths: &self.paths, secrets: &self.secrets, user: self.user }, conf)
             .await
             .map_err(|e| refused(to, format!("it does not start on its configuration: {}", cause(e).message)))
     }
 
-    async fn preview(
+    fn preview(
         &self,
-        client: &Client,
         from: &EngineSpec,
         to: &EngineSpec,
         seen: &Seen,
+        circumstances: Option<Circumstances>,
     ) -> Result<Preview, Cause> {
         let estimate = PreImage::estimate(&self.paths, driver::kinds(from)).map_err(cause)?;
         // The append-only file that is written for the stop is not there yet. On disk data takes no more than in memory.
@@ -146,10 +148,10 @@ impl Sight {
             preimage_method: estimate.method,
             preimage_bytes: data,
             preimage_millis: estimate.millis,
-            while_serving: vec![seen.while_serving.clone()],
+            while_serving: seen.while_serving.iter().cloned().collect(),
             stops: format!("{} is stopped and {} started on the same data", from.label(), to.label()),
             gap_millis,
-            circumstances: Some(driver::circumstances(client, &self.paths).await.map_err(cause)?),
+            circumstances,
         })
     }
 

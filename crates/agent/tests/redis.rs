@@ -124,7 +124,7 @@ async fn upgrade(mut w: World, from: &str, to: &str, settings: Settings) {
     w.start(&from, Exposure::Open).await;
     contents::fill(&mut w.inside(&from), &from, 300);
     let before = contents::all(&mut w.inside(&from));
-    let (probe, writer) = (w.probe(&from), w.writer());
+    let (probe, writer) = (w.probe(&from, &to), w.writer());
     let began = std::time::Instant::now();
 
     let (fingerprint, _) = w.down(&from).await;

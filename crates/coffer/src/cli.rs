@@ -368,6 +368,9 @@ pub(crate) struct Upgrade {
 /// until when. Where the older version works on the data as they are nothing is lost. Else the data become those from before
 /// the upgrade, and what was written since is lost; how much that is, is said before anything is done. The data that there are
 /// now are kept in turn, so that the rollback can be rolled back.
+///
+/// The newer engine need not run. Where it is down or does not stay up, nobody can count what was written since, and the plan says
+/// so.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   coffer instance rollback redis_test --dry-run       see what would be done and lost, change nothing

@@ -116,9 +116,16 @@ impl Crashes {
 
 impl CrashLoop {
     /// Why the instance does not serve, and what to do.
-    pub fn cause(&self, instance: InstanceId) -> Cause {
+    pub fn cause(&self, instance: InstanceId, has_way_back: bool) -> Cause {
         let Self { count, since, last, how } = self;
         let within = last.duration_since(*since).as_secs();
+        let mut hint = format!(
+            "mend what its last words name; it comes back by itself then, or at once: coffer instance restart {instance}"
+        );
+        if has_way_back {
+            hint =
+                format!("{hint}; or go back to what there was before: coffer instance rollback {instance} --dry-run");
+        }
         Cause::new(
             format!(
                 "the engine does not stay up: {count} times within {within} s it ended by itself or did not start, last at {}: {how}; \
@@ -126,9 +133,7 @@ impl CrashLoop {
                 moment(*last),
                 PAUSES[PAUSES.len() - 1].as_secs()
             ),
-            format!(
-                "mend what its last words name; it comes back by itself then, or at once: coffer instance restart {instance}"
-            ),
+            hint,
         )
     }
 }
@@ -203,9 +208,12 @@ mod tests {
     fn the_cause_names_count_window_last_words_and_the_next_command() {
         let (crashes, _) = noted(&[0, 1, 3, 8, 23]);
         let id = InstanceId(Uuid::nil());
-        let cause = crashes.in_loop().expect("a loop").cause(id).to_string();
-        for part in ["5 times within 23 s", "signal 9: no memory", &format!("coffer instance restart {id}")] {
-            assert!(cause.contains(part), "{cause}");
+        for has_way_back in [false, true] {
+            let cause = crashes.in_loop().expect("a loop").cause(id, has_way_back).to_string();
+            for part in ["5 times within 23 s", "signal 9: no memory", &format!("coffer instance restart {id}")] {
+                assert!(cause.contains(part), "{cause}");
+            }
+            assert_eq!(cause.contains(&format!("coffer instance rollback {id} --dry-run")), has_way_back, "{cause}");
         }
     }
 }

@@ -152,6 +152,11 @@ impl Snapshot<'_> {
         ))
     }
 
+    /// That nothing is known of what its agent sees.
+    fn unheard(&self) -> Option<Finding> {
+        self.unhealthy().filter(|_| self.observed.is_none())
+    }
+
     fn unhealthy(&self) -> Option<Finding> {
         let state = match self.observed.map(|o| &o.engine) {
             Some(Engine::Serving) => return None,

@@ -19,6 +19,9 @@
 //! The undo of each step puts back what it may have touched: of Stop that the old engine runs, is proven and open; of
 //! Quiesce that writes go on; of Prepare that no temporary measure is left. Restore has none: the undo of Keep puts back the
 //! data that there were, from the pre-image that this very section has taken of them.
+//!
+//! A rollback of an engine that is down ([`Section::down`]) waits for that engine neither forward nor back: undone, it is as down
+//! as it was.
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +83,11 @@ pub struct Section {
     /// The operation whose pre-image the data become, where they do not stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restores: Option<OperationId>,
+    /// Whether the engine that ran before was down when this was planned, or did not stay up. It is asked as long as it does what
+    /// it is asked. Where its data are given up, it is killed else, and no way back waits for it; where they are taken over, only
+    /// one that has ended is gone without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub down: bool,
 }
 
 impl Section {
@@ -101,20 +109,27 @@ impl Section {
     }
 
     /// Back to an engine that there was before: on the pre-image of the operation that it `restores`, or, where there is none,
-    /// on the data as they are. The data that there are now become this operation's own pre-image.
+    /// on the data as they are. The data that there are now become this operation's own pre-image. With `down` also without the
+    /// engine that ran last.
     pub fn rollback(
         operation: OperationId,
         from: EngineSpec,
         to: EngineSpec,
         generation: Generation,
         restores: Option<OperationId>,
+        down: bool,
     ) -> Self {
         use SectionStep::{Keep, Open, Prepare, Prove, Quiesce, Restore, Start, Stop, Swap};
         let mut steps = vec![Prepare, Quiesce, Stop, Keep, Swap, Start, Prove, Open];
         if restores.is_some() {
             steps.insert(5, Restore);
         }
-        Self { restores, ..Self::new(operation, from, to, generation, steps) }
+        Self { restores, down, ..Self::new(operation, from, to, generation, steps) }
+    }
+
+    /// Whether the engine that ran before is done without in any case, and its data are given up.
+    pub fn gives_up_on_it(&self) -> bool {
+        self.down && self.restores.is_some()
     }
 
     fn new(
@@ -127,6 +142,6 @@ impl Section {
         // Once Open has begun a client may have written to the new engine.
         let point_of_no_return = steps.len() - 1;
         let plan = Plan { steps, point_of_no_return, notes: Vec::new() };
-        Self { operation, from, to, generation, plan, restores: None }
+        Self { operation, from, to, generation, plan, restores: None, down: false }
     }
 }

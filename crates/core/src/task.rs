@@ -33,8 +33,14 @@ pub enum Task {
     /// none where it refuses one.
     Configure { to: EngineSpec, generation: Generation },
     /// Look at everything that could go wrong on the way back to `to`, and at what would be lost by it, without changing
-    /// anything. The pre-image of the operation that it `restores` is to become the data; where there is none, they stay.
-    CheckBack { to: EngineSpec, restores: Option<OperationId> },
+    /// anything. The pre-image of the operation that it `restores` is to become the data; where there is none, they stay. Where
+    /// the engine is `down`, nothing depends on what it answers.
+    CheckBack {
+        to: EngineSpec,
+        restores: Option<OperationId>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        down: bool,
+    },
     /// Keep the pre-images of these operations no longer.
     Finalize { operations: Vec<OperationId> },
 }

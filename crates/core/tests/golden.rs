@@ -80,7 +80,10 @@ golden!(task: Task {
     Task::Check { .. } => "check": Task::Check { to: to(), try_target: true },
     Task::Verify { .. } => "verify": Task::Verify { expect: from() },
     Task::Configure { .. } => "configure": Task::Configure { to: from(), generation: Generation(5) },
-    Task::CheckBack { .. } => "check_back": Task::CheckBack { to: from(), restores: Some(fixture::EARLIER) },
+    Task::CheckBack { down: false, .. } => "check_back":
+        Task::CheckBack { to: from(), restores: Some(fixture::EARLIER), down: false },
+    Task::CheckBack { down: true, .. } => "check_back_without_the_engine":
+        Task::CheckBack { to: from(), restores: Some(fixture::EARLIER), down: true },
     Task::Finalize { .. } => "finalize": Task::Finalize { operations: vec![fixture::EARLIER] },
     Task::Section(_) => "section": Task::Section(Box::new(a_section())),
     Task::Accounts { .. } => "accounts": Task::Accounts { request: Box::new(make()) },
@@ -88,7 +91,10 @@ golden!(task: Task {
 
 golden!(section: Section {
     Section { restores: None, .. } => "on_the_data_as_they_are": a_section(),
-    Section { restores: Some(_), .. } => "on_a_pre_image": Section { restores: Some(fixture::EARLIER), ..a_section() },
+    Section { restores: Some(_), down: false, .. } => "on_a_pre_image":
+        Section { restores: Some(fixture::EARLIER), ..a_section() },
+    Section { restores: Some(_), down: true, .. } => "without_the_engine":
+        Section { restores: Some(fixture::EARLIER), down: true, ..a_section() },
 });
 
 golden!(account_request: account::Request {
@@ -236,6 +242,7 @@ fn a_section() -> Section {
         generation: Generation(5),
         plan: Plan { steps, point_of_no_return: 1, notes: Vec::new() },
         restores: None,
+        down: false,
     }
 }
 

@@ -1,10 +1,11 @@
 //! The way back after success, as it is planned: what is gone back to, what stays as it is, and everything that is in its way.
 
+use coffer_core::crash::CrashLoop;
 use coffer_core::datastore::Datastore;
 use coffer_core::finding::Cause;
 use coffer_core::group::Configured;
 use coffer_core::id::{GroupId, OperationId};
-use coffer_core::instance::{Engine, Kind, Operation};
+use coffer_core::instance::{Engine, Kind, Operation, WayBack};
 use coffer_core::plan::{self, Record, Refusal, Snapshot, Step};
 use coffer_core::section::SectionStep;
 use coffer_core::task::{Loss, Task, Writes};
@@ -64,6 +65,19 @@ fn who_has_restored_and_goes_back_gets_the_data_that_there_were() {
 }
 
 #[test]
+fn of_several_pre_images_the_newest_is_gone_back_to_and_the_others_are_named() {
+    let (mut fixture, upgrade) = upgraded(Fixture::serving());
+    let newest = fixture.observed.ways_back[0].clone();
+    let before = WayBack { operation: OperationId(Uuid::nil()), version: Some(fixture.target().id), ..newest.clone() };
+    fixture.observed.ways_back.insert(0, before);
+    let back = plan::find_way_back(&fixture.snapshot(), &[upgrade], false).expect("a way back");
+    assert_eq!(back.kept, newest);
+    let findings = plan::plan_rollback(&fixture.snapshot(), &back).findings;
+    let told: Vec<_> = findings.iter().map(|finding| format!("{} {}", finding.id, finding.object)).collect();
+    assert_eq!(told, ["rollback.older redis 8.0.2 until 1970-01-01 00:00:00 UTC"]);
+}
+
+#[test]
 fn all_that_is_in_the_way_is_named() {
     let never = Fixture::serving();
     assert_eq!(
@@ -87,13 +101,6 @@ fn all_that_is_in_the_way_is_named() {
         ["instance.busy: another operation is running: restart"]
     );
 
-    let down = Cause::new("it ended", "");
-    fixture.observed.engine = Engine::Failed { cause: down, restarts: 1 };
-    assert_eq!(
-        refused(&fixture.snapshot(), std::slice::from_ref(&upgrade)),
-        ["instance.unhealthy: its engine does not run: it ended"]
-    );
-    fixture.observed.engine = Engine::Serving;
     let silent = Snapshot { observed: None, ..fixture.snapshot() };
     assert_eq!(
         refused(&silent, std::slice::from_ref(&upgrade)),
@@ -110,6 +117,42 @@ fn all_that_is_in_the_way_is_named() {
     assert_eq!(refused(&fixture.snapshot(), &history), [ended]);
     let twice = plan::plan_finalize(&fixture.snapshot(), &history).expect_err("there is nothing left to finalize");
     assert_eq!(twice.0.len(), 1);
+}
+
+#[test]
+fn an_engine_that_is_down_is_gone_back_without() {
+    let ended = || Engine::Failed { cause: Cause::new("it ended", ""), restarts: 1 };
+    let crash_loop =
+        CrashLoop { count: 5, since: Timestamp::UNIX_EPOCH, last: Timestamp::UNIX_EPOCH, how: String::new() };
+    for (engine, in_loop, told) in [
+        (Engine::Serving, false, None),
+        (ended(), false, Some("its engine does not run: it ended; it is gone back without it")),
+        (Engine::Absent, false, Some("its engine is not running")),
+        (Engine::Starting, false, Some("its engine is still starting")),
+        (ended(), true, Some("the engine does not stay up: 5 times")),
+        (Engine::Serving, true, Some("the engine does not stay up: 5 times")),
+    ] {
+        for (fixture, restores) in [(Fixture::serving(), true), (Fixture::valkey(), false)] {
+            let (mut fixture, upgrade) = upgraded(fixture);
+            fixture.observed.engine = engine.clone();
+            fixture.observed.crash_loop = in_loop.then(|| crash_loop.clone());
+            let snapshot = fixture.snapshot();
+            let back = plan::find_way_back(&snapshot, &[upgrade], false).expect("a way back");
+            assert_eq!((back.down, back.restores.is_some()), (told.is_some(), restores), "{engine:?}");
+            assert_eq!(back.clone().agreed(&snapshot, false).is_err(), restores, "a loss is to be agreed to");
+            assert!(matches!(back.check_task(), Task::CheckBack { down, .. } if down == told.is_some()));
+            let planned = plan::plan_rollback(&snapshot, &back);
+            let section = planned.plan.steps.iter().find_map(Step::section).expect("a section");
+            assert_eq!((section.down, section.gives_up_on_it()), (told.is_some(), told.is_some() && restores));
+            let findings: Vec<_> = planned.findings.iter().map(ToString::to_string).collect();
+            assert_eq!(findings.len(), usize::from(told.is_some()), "{findings:?}");
+            for (finding, told) in findings.iter().zip(told) {
+                assert!(finding.contains(told), "{finding}");
+            }
+            let more = planned.plan.notes[0].contains("nothing more is lost");
+            assert_eq!(more, told.is_some() && !restores, "{:?}", planned.plan.notes);
+        }
+    }
 }
 
 #[test]

@@ -13,26 +13,26 @@ use crate::site::{Error, Exposure, Paths, Port, Site, end_trial, ensure_dir, ins
 /// How long the target may take to answer. It has nothing to load.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts the target on its rendered configuration and the users of the running engine, in a scratch directory, closed
-/// and without data, waits for its PONG, looks whether its configuration is in force, and ends it. The error has the last
-/// lines of its log. Nothing is left behind, also not of an earlier trial that was interrupted.
-pub async fn try_target(spec: &EngineSpec, site: Site<'_>) -> Result<(), Error> {
+/// Starts the target on its rendered configuration and the users in `conf`, those that there are now or those that it had when it
+/// ran before, in a scratch directory, closed and without data, waits for its PONG, looks whether its configuration is in force,
+/// and ends it. The error has the last lines of its log. Nothing is left behind, also not of an earlier trial that was interrupted.
+pub async fn try_target(spec: &EngineSpec, site: Site<'_>, conf: &Path) -> Result<(), Error> {
     // An agent that died during a trial may have left the target running.
     end_trial(site.paths).await?;
-    let result = run(spec, site, &trial(site.paths)).await;
+    let result = run(spec, site, conf, &trial(site.paths)).await;
     end_trial(site.paths).await?;
     result
 }
 
-async fn run(spec: &EngineSpec, site: Site<'_>, scratch: &Path) -> Result<(), Error> {
-    let Site { paths, secrets, user, .. } = site;
+async fn run(spec: &EngineSpec, site: Site<'_>, conf: &Path, scratch: &Path) -> Result<(), Error> {
+    let Site { secrets, user, .. } = site;
     let trial = Paths::of(scratch);
     let there = Site { paths: &trial, ..site };
     for dir in [scratch, &trial.agent] {
         ensure_dir(dir, User::Own)?;
     }
     ensure_dir(&trial.conf, user)?;
-    let users = inside(&paths.conf, ACL_FILE);
+    let users = inside(conf, ACL_FILE);
     if users.exists() {
         fs_err::copy(&users, inside(&trial.conf, ACL_FILE))?;
     }

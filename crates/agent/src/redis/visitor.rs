@@ -31,14 +31,15 @@ struct Reader {
     connection: Option<BufReader<TcpStream>>,
 }
 
-/// Begins to look as clients of Redis and Valkey do that come anew each time and write. The engine should be open.
-pub fn probe(spec: &EngineSpec, secrets: &Secrets) -> Probe {
-    Probe::start(spec, Visitor { door: Door::of(spec, secrets) })
+/// Begins to look as clients of Redis and Valkey do that come anew each time and write, while `from` gives way to `to`. The engine
+/// should be open.
+pub fn probe(from: &EngineSpec, to: &EngineSpec, secrets: &Secrets) -> Probe {
+    Probe::start(from, Visitor { door: Door::of(from, to, secrets) })
 }
 
 /// The same of one that stays and reads.
-pub fn reader(spec: &EngineSpec, secrets: &Secrets) -> Probe {
-    Probe::start(spec, Reader { door: Door::of(spec, secrets), connection: None })
+pub fn reader(from: &EngineSpec, to: &EngineSpec, secrets: &Secrets) -> Probe {
+    Probe::start(from, Reader { door: Door::of(from, to, secrets), connection: None })
 }
 
 impl Caller for Visitor {
@@ -84,13 +85,14 @@ struct Door {
 }
 
 impl Door {
-    fn of(spec: &EngineSpec, secrets: &Secrets) -> Self {
-        let agent = (Some(acl::AGENT), secrets.agent.clone());
-        let logins = match acl::has_users(spec.datastore(), spec.number) {
-            true => vec![agent],
-            // The engine that comes may have users where the one that goes has none.
-            false => vec![(None, secrets.tenant.clone()), agent],
+    /// With what the engine that goes takes, and then the one that comes.
+    fn of(from: &EngineSpec, to: &EngineSpec, secrets: &Secrets) -> Self {
+        let login = |spec: &EngineSpec| match acl::has_users(spec.datastore(), spec.number) {
+            true => (Some(acl::AGENT), secrets.agent.clone()),
+            false => (None, secrets.tenant.clone()),
         };
+        let mut logins = vec![login(from), login(to)];
+        logins.dedup_by_key(|(user, _)| *user);
         Self { logins, login: 0 }
     }
 

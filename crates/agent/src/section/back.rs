@@ -26,6 +26,25 @@ pub(super) async fn make_ready(sup: &Supervisor, section: &Section, restores: Op
     Ok(format!("{} bytes to go back to", bytes.await?))
 }
 
+/// The engine that is down is not asked for anything any more. What it may have told before that is nothing to go by.
+pub(super) async fn go_without(sup: &mut Supervisor) -> Result<(), Cause> {
+    sup.host.kill().await?;
+    forget_held(sup);
+    // Nor is how long it was away: it was down before.
+    if let Some(journal) = sup.state.section.as_mut() {
+        journal.circumstances = None;
+        journal.quiesced_at = None;
+    }
+    Ok(())
+}
+
+/// An engine that ended otherwise than it was told to may have left something else than it held.
+pub(super) fn forget_held(sup: &mut Supervisor) {
+    if let Some(journal) = sup.state.section.as_mut() {
+        journal.fingerprint = None;
+    }
+}
+
 /// Gives the copy away: the data are those that it holds.
 pub(super) fn restore(image: &PreImage) -> Result<(), Error> {
     let ready = image.ready();

@@ -16,10 +16,11 @@ use crate::tasks;
 const HOLD_FACTOR: u32 = 3;
 
 /// How much time there is for a step. Where connections cannot be made to wait, as much as if they could; none is set where the
-/// engine did not run before.
+/// engine did not run before: who waits then waits for that one, and is refused when it does not come.
 pub(super) fn time_left(sup: &Supervisor, section: &Section) -> Result<Option<Duration>, Cause> {
     let was_running = sup.state.section.as_ref().is_some_and(|j| j.was_running);
     match sup.host.holds_for() {
+        _ if section.down && !was_running => Ok(None),
         None if was_running => hold_limit(sup, section).map(Some),
         left => Ok(left),
     }

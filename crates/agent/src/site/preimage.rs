@@ -97,6 +97,11 @@ impl PreImage {
         &self.dir
     }
 
+    /// Where the configuration is that it holds.
+    pub(crate) fn conf(&self) -> PathBuf {
+        self.dir.join("conf")
+    }
+
     /// What it would mean to take it now.
     pub fn estimate(paths: &Paths, kinds: Kinds) -> Result<Estimate, Error> {
         let files = list(&paths.data, kinds)?;

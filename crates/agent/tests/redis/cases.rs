@@ -101,7 +101,7 @@ pub async fn targets_are_tried(mut w: World) {
     w.start(&from, Exposure::Open).await;
     let attempt = async |settings: &[(&str, &str)]| {
         let to = w.spec("redis 8.0.2", settings);
-        try_target(&to, w.site(&to)).await
+        try_target(&to, w.site(&to), &w.paths.conf).await
     };
     attempt(RDB).await.unwrap();
     for (settings, word) in [
@@ -117,7 +117,7 @@ pub async fn targets_are_tried(mut w: World) {
     let mut wrong = w.spec("redis 8.0.2", RDB);
     let site = w.site(&wrong);
     wrong.number = "8.0.9".parse().unwrap();
-    let why = try_target(&wrong, site).await.unwrap_err();
+    let why = try_target(&wrong, site, &w.paths.conf).await.unwrap_err();
     assert!(matches!(why, Error::Wrong { .. }), "{why}");
     assert!(!w.paths.agent.join("trial").exists());
 }

@@ -182,8 +182,8 @@ impl World {
         self.start(to, Exposure::Open).await
     }
 
-    pub fn probe(&self, spec: &EngineSpec) -> Probe {
-        driver::probe(spec, &self.secrets)
+    pub fn probe(&self, from: &EngineSpec, to: &EngineSpec) -> Probe {
+        driver::probe(from, to, &self.secrets)
     }
 
     /// A client as the tenant has it.

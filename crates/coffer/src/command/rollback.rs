@@ -8,7 +8,7 @@ use coffer_wire::trove::operation::{LossBody, RollbackPlan, RollbackPlanBody};
 use reqwest::Method;
 use serde_json::json;
 
-use super::plan::{bytes, finding, gap, label, path, section};
+use super::plan::{bytes, finding, gap, label, millis, path, section};
 use super::{Session, instance, print};
 use crate::cli::Rollback;
 use crate::failure::{Failure, Kind};
@@ -72,14 +72,15 @@ fn render(instance: &str, plan: &RollbackPlan) -> String {
     row("Lost", &lost(plan));
     if let Some(preview) = &plan.preview {
         row("Stops", &preview.stops);
-        row("Gap", &gap(preview.gap_millis, plan.gap.as_ref()));
+        row("Gap", &if plan.down { gap_after(preview.gap_millis) } else { gap(preview.gap_millis, plan.gap.as_ref()) });
         row("Way back", &format!("the data that there are now are kept: {}", bytes(preview.preimage_bytes)));
     }
     if let Some(group) = &plan.configuration {
         row("Group", &format!("{} ({})", group.name, group.id));
     }
     if let Some(preview) = &plan.preview {
-        section(&mut text, "Done beforehand, while the newer engine serves", &preview.while_serving);
+        let meanwhile = if plan.down { "Done beforehand" } else { "Done beforehand, while the newer engine serves" };
+        section(&mut text, meanwhile, &preview.while_serving);
     }
     section(&mut text, "Findings", &plan.findings.iter().map(finding).collect::<Vec<_>>());
     section(&mut text, "Notes", &plan.notes);
@@ -88,6 +89,7 @@ fn render(instance: &str, plan: &RollbackPlan) -> String {
 
 fn lost(plan: &RollbackPlan) -> String {
     match &plan.loss {
+        _ if plan.in_place && plan.down => "nothing more: the data stay as the newer engine left them".to_owned(),
         _ if plan.in_place => "nothing: the data stay as they are".to_owned(),
         None => format!("everything that was written since {}", plan.since),
         Some(LossBody { since, writes: Some(0), at_least: false, .. }) => {
@@ -103,6 +105,11 @@ fn lost(plan: &RollbackPlan) -> String {
     }
 }
 
+/// Of an engine that is down nobody can say when clients could write last.
+fn gap_after(reckoned: u64) -> String {
+    format!("the newer engine is down; clients can write about {} after what is done beforehand", millis(reckoned))
+}
+
 #[cfg(test)]
 mod tests {
     use coffer_wire::trove::operation::RollbackPlan;
@@ -114,7 +121,7 @@ mod tests {
         let version = |name: &str| json!({"id": "v", "datastore": "redis", "name": name, "number": name});
         let step =
             |name: &str, undone: bool, section: bool| json!({"name": name, "undone": undone, "section": section});
-        let plan = json!({"from": version("8.0.2"), "to": version("7.0.15"), "since": "2026-11-27T07:00:00",
+        let plan = json!({"from": version("8.0.2"), "to": version("7.0.15"), "down": false, "since": "2026-11-27T07:00:00",
             "until": "2026-11-28T07:00:00", "in_place": in_place, "loss": loss,
             "steps": [step("check", true, false), step("restore", true, true), step("record", false, false)],
             "findings": [{"id": "rollback.loss", "severity": "warning", "object": "data", "message": "gone", "remedy": ""}],
@@ -151,6 +158,23 @@ Notes
   kept
 "
         );
+    }
+
+    #[test]
+    fn an_engine_that_is_down_is_nothing_that_is_waited_for() {
+        for (in_place, lost) in [
+            (true, "nothing more: the data stay as the newer engine left them"),
+            (false, "everything that was written since 2026-11-27T07:00:00"),
+        ] {
+            let text = render("cache", &RollbackPlan { down: true, ..plan(in_place, &Value::Null) });
+            for line in [
+                format!("Lost          {lost}\n"),
+                "Gap           the newer engine is down; clients can write about 180 ms after".to_owned(),
+                "\nDone beforehand\n".to_owned(),
+            ] {
+                assert!(text.contains(&line), "{line:?} is not in {text}");
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! An engine image that is what it says it is, answers, passes every trial, and fails when it gets to see data.
 //!
 //! It is an image of a real engine whose program has been replaced by one that begins the real program, and before that
-//! does what the file `mood` in the instance's `run` directory says. Without that file it is the real program, so it passes
-//! as one wherever it is only tried.
+//! does what the file `mood` in the instance's `run` directory says, or one that has its version in its name. Without such a file
+//! it is the real program, so it passes as one wherever it is only tried.
 
 use std::process::Command;
 
@@ -27,7 +27,8 @@ impl Mood {
 const PROGRAM: &str = r#"
 use std::os::unix::process::CommandExt as _;
 fn main() {
-    let mood = std::fs::read_to_string("/run/mood").unwrap_or_default();
+    let read = |name: &str| std::fs::read_to_string(name).ok();
+    let mood = read("/run/mood-VERSION").or_else(|| read("/run/mood")).unwrap_or_default();
     match mood.as_str() {
         "" => {}
         "Ends" => std::process::exit(3),
@@ -61,7 +62,7 @@ pub(crate) fn import(world: &World, real: &str, version: &str) {
     let image = list.as_array().expect("a list").iter().find(|r| r["Datastore"] == "redis" && r["Version"] == real);
     let digest = image.and_then(|image| image["Digest"].as_str()).unwrap_or_else(|| panic!("no image of {real}"));
     let root = world.data().join("engines/roots").join(digest.replace(':', "-"));
-    let copy = world.data().join("faulty");
+    let copy = world.data().join(format!("faulty-{version}"));
     run(Command::new("cp").arg("-a").arg(&root).arg(&copy));
     run(Command::new("chmod").arg("-R").arg("u+w").arg(&copy));
     let program = copy.join("usr/bin/redis-server");
@@ -76,7 +77,7 @@ pub(crate) fn import(world: &World, real: &str, version: &str) {
     fs_err::rename(&program, &renamed).expect("a rename");
     fs_err::write(&renamed, bytes).expect("the real program");
     let source = world.data().join("faulty.rs");
-    fs_err::write(&source, PROGRAM).expect("the source");
+    fs_err::write(&source, PROGRAM.replace("VERSION", version)).expect("the source");
     let mut compiler = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     run(compiler.args(["--edition", "2024", "-C", "target-feature=+crt-static", "-o"]).arg(&program).arg(&source));
     let copy = copy.to_str().expect("a path in UTF-8");
@@ -85,7 +86,20 @@ pub(crate) fn import(world: &World, real: &str, version: &str) {
 
 /// Says what the engine does from the next start on.
 pub(crate) fn set_mood(world: &World, instance: &Instance, mood: Mood) {
-    let file = world.volume(&instance.id).join("run/mood");
+    write_mood(world, instance, "mood", mood);
+}
+
+/// The same of the engine of one version alone; `None`: it does as the real one.
+pub(crate) fn set_mood_of(world: &World, instance: &Instance, version: &str, mood: Option<Mood>) {
+    let name = format!("mood-{version}");
+    match mood {
+        Some(mood) => write_mood(world, instance, &name, mood),
+        None => fs_err::remove_file(world.volume(&instance.id).join("run").join(name)).expect("a mood"),
+    }
+}
+
+fn write_mood(world: &World, instance: &Instance, name: &str, mood: Mood) {
+    let file = world.volume(&instance.id).join("run").join(name);
     fs_err::write(&file, format!("{mood:?}")).expect("the mood");
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs_err::set_permissions(file, readable).expect("the mood's mode");

@@ -2,10 +2,14 @@
 //!
 //! Where both engines work on each other's data, the older one takes over what there is and nothing is lost. Else the data
 //! become those of the pre-image, and what was written since is lost; it is kept as the pre-image of the rollback itself.
+//!
+//! The newer engine need not run: one that ends again and again is what somebody goes back from. What it was written since is
+//! then counted by nobody.
 
 use super::{
     CHECK_SECONDS, FETCH_SECONDS, Planned, Record, Refusal, SECTION_SECONDS, Snapshot, Step, ask, refuse, runs,
 };
+use crate::datastore::Version;
 use crate::engine::{SettingsChange, shares_data};
 use crate::finding::Finding;
 use crate::group::{self, Configured};
@@ -25,6 +29,8 @@ pub struct Back {
     pub to: EngineSpec,
     /// The operation whose pre-image the data become; `None` where they stay as they are and nothing is lost.
     pub restores: Option<OperationId>,
+    /// Whether it is gone back without the newer engine, which is down or does not stay up.
+    pub down: bool,
     /// Where its settings come from then.
     pub configured: Configured,
     findings: Vec<Finding>,
@@ -33,7 +39,7 @@ pub struct Back {
 impl Back {
     /// The task that looks at the way back without going it.
     pub fn check_task(&self) -> Task {
-        Task::CheckBack { to: self.to.clone(), restores: self.restores }
+        Task::CheckBack { to: self.to.clone(), restores: self.restores, down: self.down }
     }
 
     /// Refused where something would be lost that nobody has agreed to.
@@ -57,7 +63,8 @@ impl Back {
 /// The way back of an instance with these operations, the newest first, or everything that is in its way. With `restore` to the
 /// data of the pre-image in any case, which are what is wanted where those that there are were spoiled.
 pub fn find_way_back(snapshot: &Snapshot<'_>, history: &[Operation], restore: bool) -> Result<Back, Refusal> {
-    let mut findings = snapshot.reasons();
+    let mut findings: Vec<_> =
+        snapshot.busy().or_else(|| snapshot.unbuilt()).or_else(|| snapshot.unheard()).into_iter().collect();
     let kept = snapshot.observed.and_then(|observed| observed.ways_back.last());
     // Whether there is one is not known of an agent that says nothing.
     let Some(kept) = kept else {
@@ -84,7 +91,42 @@ pub fn find_way_back(snapshot: &Snapshot<'_>, history: &[Operation], restore: bo
         && shares_data((now.datastore(), now.number), (to.datastore(), to.number));
     let configured = configured(snapshot, undone, &to, &mut findings);
     findings.extend(changed_since(snapshot, undone));
-    Ok(Back { kept: kept.clone(), restores: (!stay).then_some(kept.operation), to, configured, findings })
+    findings.extend(older(snapshot));
+    let down = down(snapshot);
+    let restores = (!stay).then_some(kept.operation);
+    let is_down = down.is_some();
+    findings.extend(down);
+    Ok(Back { kept: kept.clone(), restores, down: is_down, to, configured, findings })
+}
+
+/// That more is kept than what is gone back to, and that nobody goes back to that: it was left by what came after it.
+fn older(snapshot: &Snapshot<'_>) -> Option<Finding> {
+    let (_, older) = snapshot.observed?.ways_back.split_last()?;
+    let told = |kept: &WayBack| {
+        let version = snapshot.catalogue.iter().find(|version| Some(version.id) == kept.version);
+        let of = version.map_or_else(|| "another version".to_owned(), Version::label);
+        format!("{of} until {}", moment(kept.since))
+    };
+    let all: Vec<_> = older.iter().rev().map(told).collect();
+    let message =
+        "a rollback goes to the newest pre-image alone; those from before it are kept, too, and go with their time";
+    (!all.is_empty()).then(|| Finding::notice("rollback.older", all.join(", "), message, ""))
+}
+
+/// That the engine is down, or does not stay up, if it is so.
+fn down(snapshot: &Snapshot<'_>) -> Option<Finding> {
+    let id = snapshot.instance.id;
+    let in_loop = snapshot.observed.and_then(|observed| observed.crash_loop.as_ref());
+    let state = match in_loop {
+        Some(found) => found.cause(id, true).message,
+        None => snapshot.unhealthy()?.message,
+    };
+    Some(Finding::warning(
+        "rollback.down",
+        format!("instance {id}"),
+        format!("{state}; it is gone back without it"),
+        "",
+    ))
 }
 
 /// Back, as it was found.
@@ -98,10 +140,13 @@ pub fn plan_rollback(snapshot: &Snapshot<'_>, back: &Back) -> Planned {
             to.label(),
             from.label()
         ),
+        None if back.down => {
+            format!("{} works on the data as {} left them: nothing more is lost", to.label(), from.label())
+        }
         None => format!("{} works on the data of {} as they are: nothing is lost", to.label(), from.label()),
     };
     let notes = vec![data, "the data that there are now are kept as the pre-image of this operation".to_owned()];
-    let section = Section::rollback(snapshot.operation, from, to.clone(), generation, back.restores);
+    let section = Section::rollback(snapshot.operation, from, to.clone(), generation, back.restores, back.down);
     let steps = vec![
         ask(Task::Fetch { image: to.image.clone() }, FETCH_SECONDS),
         ask(back.check_task(), CHECK_SECONDS),

@@ -218,9 +218,11 @@ impl App {
             status = status.seen(&instance, observed.as_ref());
         }
         if status == Status::Error
-            && let Some(found) = observed.as_ref().and_then(|o| o.crash_loop.as_ref()).filter(|_| open.is_none())
+            && let Some(seen) = observed.as_ref().filter(|_| open.is_none())
+            && let Some(found) = &seen.crash_loop
         {
-            instance.fault = Some(Fault { at: found.last, cause: found.cause(instance.id), abandoned: false });
+            let cause = found.cause(instance.id, !seen.ways_back.is_empty());
+            instance.fault = Some(Fault { at: found.last, cause, abandoned: false });
         }
         let version = |id| self.catalogue.version(id).ok_or_else(|| Error::internal(format!("no version {id}")));
         let requested = open.as_ref().and_then(|o| o.target);

@@ -47,6 +47,7 @@ impl App {
             to: self.known_version(back.to.version)?,
             kept: back.kept.clone(),
             in_place: back.restores.is_none(),
+            down: back.down,
             loss: None,
             group: back.configured.group.clone(),
             plan: planned.plan,

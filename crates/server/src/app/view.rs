@@ -165,6 +165,8 @@ pub struct RollbackPreview {
     pub kept: WayBack,
     /// Whether the data stay as they are, so that nothing is lost.
     pub in_place: bool,
+    /// Whether the newer engine is not waited for.
+    pub down: bool,
     /// What is lost where they do not, as the agent told; `None` where it could not look.
     pub loss: Option<Loss>,
     /// The configuration group that the instance has then.

@@ -69,13 +69,14 @@ async fn finalize(State(shared): State<Shared>, asker: Asker, At(at): At<InInsta
 }
 
 fn plan(preview: RollbackPreview) -> RollbackPlan {
-    let RollbackPreview { from, to, kept, in_place, loss, group, plan, findings, preview, expected } = preview;
+    let RollbackPreview { from, to, kept, in_place, down, loss, group, plan, findings, preview, expected } = preview;
     RollbackPlan {
         from: (&*from).into(),
         to: (&*to).into(),
         since: kept.since.into(),
         until: kept.until.into(),
         in_place,
+        down,
         loss: loss.as_ref().map(Into::into),
         steps: steps(&plan),
         notes: plan.notes,

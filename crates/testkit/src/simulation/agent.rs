@@ -45,6 +45,7 @@ pub(super) struct Journal {
     pub(super) section: Arc<Section>,
     pub(super) phase: Phase,
     pub(super) was_running: bool,
+    pub(super) was_wanted: bool,
     pub(super) old_started: bool,
     pub(super) old_proven: bool,
     /// Whether it was noted how the engine kept its data before measures were taken.
@@ -398,11 +399,13 @@ impl World {
                 agent.pc = 0;
                 agent.failures = 0;
                 agent.waiting_until = None;
+                let was_running = place.engine.is_some() && !section.gives_up_on_it();
                 agent.state.section = Some(Journal {
                     task: order.id,
-                    section: Arc::new(*section),
+                    section: Arc::from(section),
                     phase: Phase::START,
-                    was_running: place.engine.is_some(),
+                    was_running,
+                    was_wanted: agent.state.wanted,
                     old_started: false,
                     old_proven: false,
                     measures: false,
@@ -460,8 +463,10 @@ impl World {
             Task::Check { .. } | Task::Accounts { .. } => {
                 self.answering(ix)?;
             }
-            Task::CheckBack { restores, .. } => {
-                self.answering(ix)?;
+            Task::CheckBack { restores, down, .. } => {
+                if !down {
+                    self.answering(ix)?;
+                }
                 let kept = self.agent(ix).map(|agent| agent.state.kept.clone()).unwrap_or_default();
                 if let Some(operation) = restores
                     && !kept.iter().any(|kept| kept.operation == *operation && !kept.finalized)

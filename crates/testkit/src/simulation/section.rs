@@ -65,6 +65,7 @@ impl World {
             }
             Next::Do(at) => {
                 let step = section.plan.steps[at];
+                let ran = self.runs(ix);
                 let acted = if self.step_fails(ix) {
                     Err(Cause::new(format!("{} failed", step.name()), ""))
                 } else {
@@ -72,6 +73,7 @@ impl World {
                 };
                 match acted {
                     Ok(More(millis)) => self.more(ix, millis),
+                    Err(_) if ran && self.goes_without(ix, &section, step) => 1,
                     Ok(Done) => {
                         self.say(|| format!("agent of {ix}: {} done", step.name()));
                         self.again(ix, 0);
@@ -120,6 +122,23 @@ impl World {
                 1
             }
         }
+    }
+
+    /// Whether the step that failed is done again without the engine.
+    fn goes_without(&mut self, ix: usize, section: &Section, step: SectionStep) -> bool {
+        let is_asked = matches!(step, SectionStep::Prepare | SectionStep::Quiesce | SectionStep::Stop);
+        if !section.down || !is_asked || (self.runs(ix) && !section.gives_up_on_it()) {
+            return false;
+        }
+        self.say(|| format!("agent of {ix}: {} is done without the engine", step.name()));
+        self.engine_dies(ix, "is killed, since it is gone back without it");
+        if let Some(agent) = self.agent(ix) {
+            agent.pc = 0;
+        }
+        if let Some(journal) = self.journal(ix) {
+            journal.fingerprint = None;
+        }
+        true
     }
 
     fn more(&mut self, ix: usize, millis: u64) -> u64 {
@@ -187,11 +206,10 @@ impl World {
 
     /// One act of a step. After a crash it begins at its first again.
     fn perform(&mut self, ix: usize, section: &Section, step: SectionStep, pc: u32) -> Result<Acted, Cause> {
-        let keeps = section.plan.steps.contains(&SectionStep::Keep);
         match step {
             SectionStep::Prepare => self.prepare(ix, section, pc),
             SectionStep::Quiesce => self.quiesce(ix, pc),
-            SectionStep::Stop => self.stop(ix, keeps, pc),
+            SectionStep::Stop => self.stop(ix, section, pc),
             SectionStep::Keep => {
                 self.untouched(ix, "a pre-image is taken");
                 let Some(place) = self.place(ix) else { return Ok(Done) };
@@ -242,7 +260,11 @@ impl World {
     fn prepare(&mut self, ix: usize, section: &Section, pc: u32) -> Result<Acted, Cause> {
         let keeps = section.plan.steps.contains(&SectionStep::Keep);
         if !self.runs(ix) {
-            return if keeps { Err(Cause::new("it does not run any more", "")) } else { Ok(Done) };
+            return match keeps {
+                true if section.down => self.make_ready(ix, section),
+                true => Err(Cause::new("it does not run any more", "")),
+                false => Ok(Done),
+            };
         }
         self.answering(ix)?;
         match pc {
@@ -265,19 +287,19 @@ impl World {
                 }
                 Ok(More(self.rng.between(5, 300)))
             }
-            _ => {
-                let Some(operation) = section.restores else { return Ok(Done) };
-                let other =
-                    self.place(ix).and_then(|place| place.volume.pre.get(&operation)).filter(|other| other.complete);
-                let data = other
-                    .map(|other| other.data.clone())
-                    .ok_or_else(|| Cause::new("the pre-image is not there", ""))?;
-                if let Some(image) = self.image(ix, section) {
-                    image.ready = Some(data);
-                }
-                Ok(Done)
-            }
+            _ => self.make_ready(ix, section),
         }
+    }
+
+    /// The copy of the pre-image that is gone back to.
+    fn make_ready(&mut self, ix: usize, section: &Section) -> Result<Acted, Cause> {
+        let Some(operation) = section.restores else { return Ok(Done) };
+        let other = self.place(ix).and_then(|place| place.volume.pre.get(&operation)).filter(|other| other.complete);
+        let data = other.map(|other| other.data.clone()).ok_or_else(|| Cause::new("the pre-image is not there", ""))?;
+        if let Some(place) = self.place(ix) {
+            place.volume.pre.entry(section.operation).or_default().ready = Some(data);
+        }
+        Ok(Done)
     }
 
     fn quiesce(&mut self, ix: usize, pc: u32) -> Result<Acted, Cause> {
@@ -308,14 +330,18 @@ impl World {
         Ok(())
     }
 
-    fn stop(&mut self, ix: usize, keeps: bool, pc: u32) -> Result<Acted, Cause> {
+    fn stop(&mut self, ix: usize, section: &Section, pc: u32) -> Result<Acted, Cause> {
+        let is_read = section.plan.steps.contains(&SectionStep::Keep) && !section.gives_up_on_it();
         let now = self.now;
         if let Some(agent) = self.agent(ix) {
             agent.state.wanted = false;
         }
         let Some(engine) = self.engine(ix) else {
+            if let Some(journal) = self.journal(ix).filter(|_| section.down) {
+                journal.fingerprint = None;
+            }
             let clean = self.place(ix).is_some_and(|place| place.volume.data.clean);
-            return if keeps && !clean { Err(Cause::new("it ended without a clean stop", "")) } else { Ok(Done) };
+            return if is_read && !clean { Err(Cause::new("it ended without a clean stop", "")) } else { Ok(Done) };
         };
         let birth = engine.birth;
         // An agent before this one, killed since, had told it to end already.
@@ -352,10 +378,11 @@ impl World {
             }
             _ => {
                 let now = self.now;
+                let nobody_waits = section.down && !self.journal(ix).is_some_and(|journal| journal.was_running);
                 let late =
                     self.place(ix).and_then(|place| place.gate.deadline()).is_some_and(|until| now + 1000 > until);
                 let Some(engine) = self.engine(ix) else { return Err(Cause::new("it ended as it started", "")) };
-                if late {
+                if late && !nobody_waits {
                     return Err(Cause::new("it was not ready in the time that connections may wait", ""));
                 }
                 engine.answers = true;
@@ -413,7 +440,7 @@ impl World {
     /// One act of the undo of a step. True also of a step that acted in part or not at all.
     fn undo(&mut self, ix: usize, section: &Section, step: SectionStep, pc: u32) -> Result<Acted, Cause> {
         let Some(journal) = self.journal(ix) else { return Ok(Done) };
-        let was_running = journal.was_running;
+        let (was_running, was_wanted) = (journal.was_running, journal.was_wanted);
         match step {
             SectionStep::Prepare => {
                 if was_running && !self.serving(ix, section, pc)? {
@@ -431,9 +458,17 @@ impl World {
                 Ok(Done)
             }
             SectionStep::Stop if was_running => self.start_old(ix, section, pc),
+            SectionStep::Quiesce if section.gives_up_on_it() => {
+                self.kill(ix);
+                Ok(Done)
+            }
             SectionStep::Stop => {
+                let wanted = was_wanted || !section.down;
                 if let Some(agent) = self.agent(ix) {
-                    agent.state.wanted = true;
+                    agent.state.wanted = wanted;
+                }
+                if !wanted {
+                    self.gate(ix, At::Refuse);
                 }
                 Ok(Done)
             }

@@ -8,6 +8,7 @@ use coffer_core::datastore::{Datastore, Version};
 use coffer_core::flavor::Flavor;
 use coffer_core::id::VersionId;
 use coffer_core::operation::Phase;
+use coffer_core::plan::Step;
 use jiff::Timestamp;
 
 use super::coverage::Coverage;
@@ -345,8 +346,14 @@ impl World {
         let (agent, volume) = (&place.agent, &place.volume);
         let Some(engine) = &place.engine else { return Some("its engine does not run".to_owned()) };
         let kept: Vec<_> = agent.state.kept.iter().map(|kept| kept.operation).collect();
+        // Of an engine that was down nobody counts what it held.
+        let was_down = |id: &coffer_core::id::OperationId| {
+            let took = row.operations.iter().find(|operation| operation.id == *id);
+            took.is_some_and(|took| took.plan.steps.iter().filter_map(Step::section).any(|section| section.down))
+        };
         let is_kept = |(id, image): (&coffer_core::id::OperationId, &super::place::PreImage)| {
-            kept.contains(id) && image.complete && image.ready.is_none() && image.held.is_some()
+            let known = image.held.is_some() || was_down(id);
+            kept.contains(id) && image.complete && image.ready.is_none() && known
         };
         let checks = [
             (agent.is_idle(), "its agent is busy"),

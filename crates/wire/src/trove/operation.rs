@@ -259,6 +259,9 @@ pub struct RollbackPlan {
     pub until: Date,
     /// Whether the data stay as they are, so that nothing is lost.
     pub in_place: bool,
+    /// Whether the newer engine is down or does not stay up, so that it is not waited for.
+    #[serde(default)]
+    pub down: bool,
     /// What is lost where they do not; null where they do, and where it could not be looked at.
     pub loss: Option<LossBody>,
     /// In order; those inside the agent's critical section stand in the place of the step that hands it over.
