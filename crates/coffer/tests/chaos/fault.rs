@@ -76,7 +76,9 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
         }
         Fault::PowerCut => {
             // Nobody says any more that something is on the disk: a flush that the end of the file system meets may seem to be done.
-            all.iter().for_each(|pid| signal(*pid, Signal::STOP));
+            for pid in &all {
+                signal(*pid, Signal::STOP);
+            }
             world.disk().expect("a disk of its own").cut();
             all.into_iter().for_each(kill);
             Mend::Power
