@@ -40,6 +40,7 @@ use crate::config::Config;
 use crate::contact::{Contact, Troubles};
 use crate::key::Key;
 use crate::metrics::Metrics;
+use crate::places::Places;
 
 /// How many events of an instance are shown.
 const EVENTS_SHOWN: u32 = 100;
@@ -54,6 +55,7 @@ pub struct App {
     pub(crate) key: Arc<Key>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) places: Places,
 }
 
 impl App {
@@ -182,7 +184,8 @@ impl App {
         {
             return Err(since);
         }
-        Ok([written, self.contact.seen(instance.id)].into_iter().flatten().max_by_key(|observed| observed.at))
+        let seen = [written, self.contact.seen(instance.id)].into_iter().flatten().max_by_key(|observed| observed.at);
+        Ok(seen.filter(|observed| instance.is_told_by(observed)))
     }
 
     /// What is not as it should be, over all agents that this server hears.
@@ -203,7 +206,7 @@ impl App {
             Err(since) => (None, Some(since)),
         };
         let mut status = Status::of(instance.built, open.as_ref().map(|o| (o.kind, &o.phase)));
-        if let Some(cause) = open.as_ref().and_then(|o| self.stuck(instance.id, o)) {
+        if let Some(cause) = open.as_ref().and_then(|o| self.stuck(instance.id, o.id, &o.phase)) {
             status = Status::Error;
             instance.fault.get_or_insert(Fault { at: now, cause, abandoned: false });
         }
