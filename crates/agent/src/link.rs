@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// The shortest and the longest pause before an attempt to reach the control plane again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -100,20 +101,23 @@ fn sockets(named: &Path) -> BTreeSet<PathBuf> {
 /// Asks for the desired state for ever, and hands on each that is new.
 async fn follow_desired(link: &Link, socket: &Path) {
     let mut pause = PAUSE.0;
+    let mut answered_at = Instant::now();
     loop {
         // Revision 0 is never handed out, so a new agent is answered at once.
         let revision = link.desired.borrow().get(socket).map_or(0, |d| d.revision);
         match ask(&link.identity, socket, revision).await {
             Ok(answer) => {
                 pause = PAUSE.0;
+                answered_at = Instant::now();
                 if let Some(answer) = answer {
                     link.desired.send_modify(|wanted| drop(wanted.insert(socket.to_owned(), answer)));
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, ?socket, "control plane not reached");
-                if matches!(error, Error::Connect(_) | Error::Late(_)) {
-                    // It is gone, or stopped, and nobody can take back what it wanted.
+                let is_silent = answered_at.elapsed() >= WISH_LASTS;
+                if matches!(error, Error::Connect(_)) || is_silent {
+                    // It is gone, or stopped, or cannot read its store, and nobody can take back what it wanted.
                     link.desired.send_if_modified(|wanted| wanted.remove(socket).is_some());
                 }
                 tokio::time::sleep(pause).await;
@@ -201,3 +205,6 @@ async fn exchange(
     connection.abort();
     Ok((status, body.map_err(|e| Error::Body(e.to_string()))?.to_bytes()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod back;
 mod record;
 mod time;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use coffer_core::finding::{Cause, Finding, Severity};
@@ -17,6 +18,7 @@ use coffer_core::spec::EngineSpec;
 use coffer_core::task::{Learned, Order, Outcome, StepEnd, TaskResult};
 use jiff::Timestamp;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use self::record::{note_begin, note_end};
 use self::time::{hold_limit, in_time, time_left};
@@ -81,54 +83,46 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
     let mut failures = 0;
     while let Some(journal) = &sup.state.section {
         let plan = journal.section.plan.clone();
+        let asked = sup.asked();
         match operation::next(&plan, &journal.phase) {
             Next::Begin(at) => advance(sup, Event::Begun, durability(plan.steps[at]))?,
             Next::Do(at) => {
                 let step = plan.steps[at];
                 note_begin(sup, step.name().to_owned());
-                let event = match perform(sup, step, &mut live).await {
+                match perform(sup, step, &mut live).await {
                     Ok(detail) => {
                         note_end(sup, StepEnd::Done, detail);
                         failures = 0;
-                        Event::Succeeded
+                        advance(sup, Event::Succeeded, Durability::Written)?;
                     }
                     Err(cause) => {
                         tracing::warn!(step = step.name(), %cause, "step failed");
                         note_end(sup, StepEnd::Failed, cause.message.clone());
+                        advance(sup, Event::Failed(cause), Durability::Written)?;
                         if at >= plan.point_of_no_return {
-                            failures = pause(sup, failures).await;
+                            failures = try_again(sup, failures, &asked).await?;
                         }
-                        Event::Failed(cause)
                     }
-                };
-                advance(sup, event, Durability::Written)?;
+                }
             }
             Next::Undo(at) => {
                 let step = plan.steps[at];
                 note_begin(sup, format!("undo {}", step.name()));
-                let event = match undo(sup, step).await {
+                match undo(sup, step).await {
                     Ok(()) => {
                         note_end(sup, StepEnd::Undone, String::new());
                         failures = 0;
-                        Event::UndoSucceeded
+                        advance(sup, Event::UndoSucceeded, Durability::Written)?;
                     }
                     Err(cause) => {
                         tracing::error!(step = step.name(), %cause, "undo failed");
                         note_end(sup, StepEnd::UndoFailed, cause.message.clone());
-                        failures = pause(sup, failures).await;
-                        Event::UndoFailed(cause)
+                        advance(sup, Event::UndoFailed(cause), Durability::Written)?;
+                        failures = try_again(sup, failures, &asked).await?;
                     }
-                };
-                advance(sup, event, Durability::Written)?;
-            }
-            // The agent does not give up a database. It goes on trying, and says so in every report.
-            Next::Wait => {
-                let cause = journal.phase.cause().cloned();
-                if let Some(journal) = sup.state.section.as_mut() {
-                    journal.stuck = cause;
                 }
-                advance(sup, Event::Retry, Durability::Written)?;
             }
+            Next::Wait => keep_trying(sup)?,
             Next::Nothing => {
                 // On the way back clients were not let in by a step that could have told it.
                 note_clients(sup, probed(live.probe.take()).await, &live);
@@ -139,12 +133,28 @@ pub(crate) async fn work_off(sup: &mut Supervisor) -> Result<(), crate::Error> {
     Ok(())
 }
 
+/// A step that must not fail has failed: it is tried again after a pause. If that was its last attempt, everybody can see that it is
+/// stuck before the pause, and an agent that is killed in it has counted the failure.
+async fn try_again(sup: &mut Supervisor, failures: usize, asked: &BTreeSet<Uuid>) -> Result<usize, crate::Error> {
+    keep_trying(sup)?;
+    Ok(pause(sup, failures, asked).await)
+}
+
+/// The agent does not give up a database. It goes on trying, and says so in every report.
+fn keep_trying(sup: &mut Supervisor) -> Result<(), crate::Error> {
+    let Some(journal) = sup.state.section.as_mut() else { return Ok(()) };
+    let Phase::Stuck { cause, .. } = &journal.phase else { return Ok(()) };
+    journal.stuck = Some(cause.clone());
+    advance(sup, Event::Retry, Durability::Written)
+}
+
 /// The time that a step which must not fail is given to mend itself. Seen by whoever looks: the step's failure is told first.
-/// Ends at once when a person asks for that; then it is as if nothing had failed yet.
-async fn pause(sup: &mut Supervisor, failures: usize) -> usize {
+/// Ends at once when a person asks for that, or has asked while it failed, `asked` being what was asked before; then it is as if
+/// nothing had failed yet.
+async fn pause(sup: &mut Supervisor, failures: usize, asked: &BTreeSet<Uuid>) -> usize {
     tokio::select! {
         () = tokio::time::sleep(AGAIN[failures.min(AGAIN.len() - 1)]) => return failures + 1,
-        () = sup.resumed() => {}
+        () = sup.resumed(asked) => {}
     }
     if let Some(journal) = sup.state.section.as_mut() {
         journal.stuck = None;

@@ -31,6 +31,7 @@ use coffer_wire::agent::{Ack, AgentEvent, Report, Running};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::drift::Watch;
 use crate::driver::{Client, Settled};
@@ -364,18 +365,20 @@ impl Supervisor {
         self.state.events.push(AgentEvent { at: Timestamp::now(), id: id.to_owned(), message: message.to_owned() });
     }
 
-    /// Returns when a person asks that what is stuck is tried now.
-    pub(crate) async fn resumed(&self) {
+    /// What people want to be tried at once, as far as servers have passed it on.
+    pub(crate) fn asked(&self) -> BTreeSet<Uuid> {
+        asked(&self.desired.borrow())
+    }
+
+    /// Returns when a person wants what is stuck to be tried now, who had not asked for that `before`.
+    pub(crate) async fn resumed(&self, before: &BTreeSet<Uuid>) {
         // A receiver of its own, so that nothing else is overlooked that changes meanwhile.
         let mut desired = self.desired.clone();
-        let asked = |wanted: &Wanted| wanted.values().filter_map(|desired| desired.resume).collect::<BTreeSet<_>>();
-        let before = asked(&desired.borrow_and_update());
-        while desired.changed().await.is_ok() {
-            if !asked(&desired.borrow_and_update()).is_subset(&before) {
-                return;
+        while !agent::is_asked_anew(before, &asked(&desired.borrow_and_update())) {
+            if desired.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
-        std::future::pending::<()>().await;
     }
 
     /// Takes what is desired: what to run, if it is newer, and the first task that is not known yet.
@@ -566,4 +569,8 @@ impl Supervisor {
 
 fn told_to_end() -> Cause {
     Cause::new("the engine was told to end, by somebody else than coffer", "coffer instance restart")
+}
+
+fn asked(wanted: &Wanted) -> BTreeSet<Uuid> {
+    wanted.values().filter_map(|desired| desired.resume).collect()
 }

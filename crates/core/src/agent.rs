@@ -4,6 +4,7 @@
 //! in spite of it is in here: nothing is done twice, nothing is done that was decided before what is in force, and nothing is
 //! thrown away that somebody is about to go back to.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -42,6 +43,12 @@ pub fn choose<'a>(
     Some((order, late))
 }
 
+/// Whether a person wants what is stuck to be tried at once, who had not asked for that before: `before` is what servers passed on
+/// when the last try began, so that what was mended meanwhile is not waited for.
+pub fn is_asked_anew<T: Ord>(before: &BTreeSet<T>, now: &BTreeSet<T>) -> bool {
+    !now.is_subset(before)
+}
+
 /// A pre-image whose operation succeeded, as far as it matters for how long it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
@@ -63,7 +70,7 @@ impl Kept {
 mod tests {
     use std::net::IpAddr;
 
-    use super::{Duration, Generation, Kept, Order, TaskId, Timestamp, choose, takes_over};
+    use super::{BTreeSet, Duration, Generation, Kept, Order, TaskId, Timestamp, choose, is_asked_anew, takes_over};
     use crate::datastore::Version;
     use crate::flavor::Flavor;
     use crate::id::{FlavorId, OperationId};
@@ -116,6 +123,14 @@ mod tests {
         assert!(takes_over(Generation(1), Generation(0), false));
         assert!(!takes_over(Generation(1), Generation(1), false));
         assert!(!takes_over(Generation(2), Generation(1), true), "what runs changes by a section alone");
+    }
+
+    #[test]
+    fn what_was_asked_before_the_last_try_is_not_asked_anew() {
+        let [none, one, both] = [vec![], vec![1], vec![1, 2]].map(BTreeSet::from_iter);
+        assert!(is_asked_anew(&none, &one) && is_asked_anew(&one, &both));
+        assert!(!is_asked_anew(&one, &one), "it was tried since");
+        assert!(!is_asked_anew(&both, &one), "a server is gone, and nobody has asked");
     }
 
     #[test]

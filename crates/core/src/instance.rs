@@ -48,6 +48,12 @@ impl Instance {
         group::merged(&self.own, self.group.as_ref())
     }
 
+    /// Whether what was seen says how it is. Of one that was given up half way only what was seen since does: what
+    /// was tried may have ended its engine.
+    pub fn is_told_by(&self, observed: &Observed) -> bool {
+        self.fault.as_ref().is_none_or(|fault| !fault.abandoned || observed.at >= fault.at)
+    }
+
     /// The settings that wait for a restart, by name: those that the engine runs with otherwise than it is to.
     pub fn pending(&self) -> Vec<String> {
         // Every list asks it of every instance, and what was never touched needs no maps.

@@ -25,7 +25,13 @@ pub trait Provider: Send + Sync {
 
     /// Ensures that nothing is left of the instance: agent, engines, control group, volume with all data. Takes as long as
     /// deleting the data takes.
-    fn drop_place(&self, instance: InstanceId) -> Result<(), Error>;
+    ///
+    /// Whoever calls this may have been stopped since they were told to. So `still_wanted` is asked once nobody else can change
+    /// the place any more, and where it says no, nothing is touched.
+    fn drop_place(&self, instance: InstanceId, still_wanted: &dyn Fn() -> bool) -> Result<(), Error>;
+
+    /// Sees to it that nobody makes or drops the place until what this gives is dropped, and says whether there is a place.
+    fn hold(&self, instance: InstanceId) -> Result<Held, Error>;
 
     /// Every instance that has a place here, and how its agent is. Cheap enough to be asked every second.
     fn list(&self) -> Result<Vec<Placed>, Error>;
@@ -40,6 +46,14 @@ pub struct Placed {
     pub volume: PathBuf,
     /// Its agent.
     pub agent: Agent,
+}
+
+/// A place that nobody changes as long as this is there.
+pub struct Held {
+    /// Whether there is one.
+    pub is_placed: bool,
+    /// What keeps others from it.
+    pub guard: Box<dyn Send + Sync>,
 }
 
 /// How an agent is.
@@ -63,6 +77,14 @@ pub enum Error {
     )]
     NoPlace {
         /// Whose place is missing.
+        instance: InstanceId,
+    },
+    /// Nobody wants the place to be dropped any more.
+    #[error(
+        "nobody wants the place of instance {instance} to be dropped any more; hint: none needed, nothing was touched"
+    )]
+    Unwanted {
+        /// Whose place was to be dropped.
         instance: InstanceId,
     },
     /// The agent's program could not be run.

@@ -103,7 +103,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.provider().drop_place(self.instance()).unwrap();
+        self.provider().drop_place(self.instance(), &|| true).unwrap();
     }
 }
 
@@ -113,6 +113,12 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "not within 10 s: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Whether a place below this is held by one and wanted by another: both have its lock file open.
+fn waits_for(instances: &std::path::Path) -> bool {
+    let open = fs_err::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|fd| fs_err::read_link(fd.path()).ok());
+    open.filter(|file| file.starts_with(instances) && file.extension().is_some_and(|e| e == "lock")).count() == 2
 }
 
 /// A zombie is gone: it only waits for its parent.
@@ -302,7 +308,7 @@ fn dropping_a_place_ends_agent_and_engines_and_leaves_nothing() {
     fs_err::write(world.volume().join("agent/trial.lock"), holder(innocent.id(), 1, &[])).unwrap();
     fs_err::write(world.volume().join("data/dump.rdb"), "keys").unwrap();
 
-    provider.drop_place(world.instance()).unwrap();
+    provider.drop_place(world.instance(), &|| true).unwrap();
     assert!(is_gone(agent));
     assert!(engine.try_wait().unwrap().is_some());
     assert!(innocent.try_wait().unwrap().is_none(), "a process that only has the number is left alone");
@@ -310,9 +316,35 @@ fn dropping_a_place_ends_agent_and_engines_and_leaves_nothing() {
     assert_eq!(cgroups.iter().filter(|group| group.exists()).count(), 0);
     assert_eq!(provider.list().unwrap(), []);
     assert!(matches!(provider.ensure_agent(world.instance()), Err(Error::NoPlace { .. })));
-    provider.drop_place(world.instance()).unwrap();
+    provider.drop_place(world.instance(), &|| true).unwrap();
     innocent.kill().unwrap();
     innocent.wait().unwrap();
+}
+
+#[test]
+fn what_nobody_wants_dropped_any_more_is_not_touched_and_that_is_asked_when_nobody_else_has_the_place() {
+    let world = World::new();
+    world.provider().ensure(&world.identity).unwrap();
+    world.agents(1);
+    let (agent, provider) = (world.agent_pid(), world.provider());
+    let held = provider.hold(world.instance()).unwrap();
+    assert!(held.is_placed);
+    let given_up = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let drop = scope.spawn(|| {
+            let still_wanted = || !given_up.load(std::sync::atomic::Ordering::SeqCst);
+            world.provider().drop_place(world.instance(), &still_wanted)
+        });
+        eventually("the place is waited for", || waits_for(&world.place.path().join("instances")));
+        given_up.store(true, std::sync::atomic::Ordering::SeqCst);
+        std::mem::drop(held);
+        assert!(matches!(drop.join().unwrap(), Err(Error::Unwanted { .. })));
+    });
+    assert_eq!(provider.list().unwrap(), [world.placed(Agent::Runs)]);
+    assert!(!is_gone(agent));
+    provider.drop_place(world.instance(), &|| true).unwrap();
+    assert!(!provider.hold(world.instance()).unwrap().is_placed);
+    assert_eq!(fs_err::read_dir(world.place.path().join("instances")).unwrap().count(), 0, "looking leaves nothing");
 }
 
 #[test]
@@ -321,7 +353,7 @@ fn a_drop_that_was_interrupted_is_finished_by_the_next() {
     let left = world.place.path().join("instances").join(format!(".dropped-{}", world.instance()));
     fs_err::create_dir_all(left.join("data")).unwrap();
     assert_eq!(world.provider().list().unwrap(), [], "what is being deleted is no place");
-    world.provider().drop_place(world.instance()).unwrap();
+    world.provider().drop_place(world.instance(), &|| true).unwrap();
     assert!(!left.exists());
 }
 
@@ -333,7 +365,7 @@ fn dropping_against_reviving_ends_with_neither_place_nor_agent() {
         world.agents(1);
         let agent = world.agent_pid();
         std::thread::scope(|scope| {
-            scope.spawn(|| world.provider().drop_place(world.instance()).unwrap());
+            scope.spawn(|| world.provider().drop_place(world.instance(), &|| true).unwrap());
             scope.spawn(|| {
                 while !matches!(world.provider().ensure_agent(world.instance()), Err(Error::NoPlace { .. })) {}
             });

@@ -14,6 +14,7 @@ pub mod http;
 pub mod identity;
 pub mod key;
 pub mod metrics;
+mod places;
 mod runner;
 mod server;
 mod silence;

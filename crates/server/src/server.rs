@@ -26,6 +26,7 @@ use crate::http::Shared;
 use crate::identity::{self, Identity};
 use crate::key::{self, Key};
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::runner::{Host, Runner};
 use crate::silence;
 
@@ -106,6 +107,7 @@ impl Server {
             key: Arc::new(key),
             clock,
             metrics: Arc::clone(&metrics),
+            places: Places::new(provider),
         });
 
         let socket = directory.agents_socket();
@@ -123,7 +125,7 @@ impl Server {
         }
         let agents = agents::router(Arc::clone(&app), &directory, ending.clone());
         tasks.spawn(serve_agents(agent_listener, agents, ending.clone()));
-        tasks.spawn(Arc::new(Runner::new(Arc::clone(&app), provider, host)).run(ending.clone()));
+        tasks.spawn(Arc::new(Runner::new(Arc::clone(&app), host)).run(ending.clone()));
         tasks.spawn(silence::watch(Arc::clone(&app), ending.clone()));
         let shared = Shared { app: Arc::clone(&app), identity, metrics };
         tasks.spawn(crate::http::serve(listener, crate::http::router(shared), ending));

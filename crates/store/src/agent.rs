@@ -2,9 +2,10 @@
 //! agent has proven to be that instance's; no user's request gets here.
 
 use coffer_core::id::{InstanceId, OperationId};
-use coffer_core::instance::{Kind, Observed, Operation};
+use coffer_core::instance::{Fault, Kind, Observed, Operation};
 use coffer_core::operation::Phase;
 use coffer_core::runner::Desire;
+use coffer_core::stuck;
 use coffer_core::task::TaskResult;
 
 use crate::operation::operation_columns;
@@ -116,17 +117,22 @@ impl Store {
 }
 
 impl Store {
-    /// Whether an instance is to have no place any more, and never again: it is gone, or it was never built and nobody builds
-    /// it. What is not known here is not answered for.
+    /// Whether an instance is to have no place any more, and never again. What is not known here is not answered for.
     pub async fn is_left(&self, id: InstanceId) -> Result<bool, Error> {
-        let left: Option<i64> = sqlx::query_scalar(
-            "SELECT 1 FROM instances i WHERE i.id = $1 AND (i.deleted_at IS NOT NULL OR NOT i.built \
-             AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.instance_id = i.id AND o.is_open))",
+        let row = sqlx::query(
+            "SELECT i.id, CASE WHEN i.deleted_at IS NULL THEN 0 ELSE 1 END, CAST(i.built AS INTEGER), \
+             (SELECT COUNT(*) FROM operations o WHERE o.instance_id = i.id AND o.is_open), i.fault \
+             FROM instances i WHERE i.id = $1",
         )
         .bind(id.to_string())
         .fetch_optional(self.reader())
         .await?;
-        Ok(left.is_some())
+        let Some(row) = row else { return Ok(false) };
+        let mut c = Columns::of(&row, "instance");
+        c.skip(1);
+        let (deleted, built, open) = (c.truth()?, c.truth()?, c.truth()?);
+        let fault: Option<Fault> = c.json_optional()?;
+        Ok(stuck::is_left(deleted, built, open, fault.as_ref()))
     }
 }
 

@@ -3,7 +3,6 @@
 //! A claim raises the epoch; every write of the claimant names it. The lease keeps two runners from claiming the same
 //! operation in turns; it is not what makes writes safe, the epoch is.
 
-use coffer_core::finding::Cause;
 use coffer_core::group::Configured;
 use coffer_core::id::{InstanceId, OperationId, TaskId};
 use coffer_core::instance::{Fault, Instance, Operation};
@@ -153,6 +152,16 @@ impl Store {
         write.commit().await
     }
 
+    /// Whether nobody has claimed the operation since, nor ended it.
+    pub async fn holds(&self, operation: &Operation) -> Result<bool, Error> {
+        let held: Option<i64> = sqlx::query_scalar("SELECT 1 FROM operations WHERE id = $1 AND epoch = $2 AND is_open")
+            .bind(operation.id.to_string())
+            .bind(operation.epoch.0)
+            .fetch_optional(self.reader())
+            .await?;
+        Ok(held.is_some())
+    }
+
     /// Where an operation stands. Asked by whoever waits for one that was opened for a caller.
     pub async fn phase(&self, id: OperationId) -> Result<Option<Phase>, Error> {
         let row = sqlx::query("SELECT id, phase FROM operations WHERE id = $1")
@@ -217,12 +226,12 @@ impl Write {
     }
 
     /// Ends an operation that is stuck, because something else takes its place. Whoever still works on it is fenced.
-    pub async fn end_stuck(&mut self, id: OperationId, cause: &Cause, now: Timestamp) -> Result<(), Error> {
+    pub async fn end_stuck(&mut self, id: OperationId, phase: &Phase, now: Timestamp) -> Result<(), Error> {
         sqlx::query(
             "UPDATE operations SET phase = $1, is_open = FALSE, epoch = epoch + 1, updated_at = $2 \
              WHERE id = $3 AND is_open",
         )
-        .bind(to_json(&Phase::Undone { cause: cause.clone() })?)
+        .bind(to_json(phase)?)
         .bind(micros(now))
         .bind(id.to_string())
         .execute(self.tx())

@@ -59,7 +59,8 @@ fn whatever_goes_wrong_every_history_ends_well() {
     let seen = play_all(base, histories).unwrap_or_else(|failure| panic!("{failure}"));
     println!(
         "{} histories from seed {base} in {:.1} s: {} events in {} virtual hours; {} writes acknowledged, {} of them given up as \
-         rollbacks had announced; {} writes of servers fenced, {} reports of agents that did not get on, {} requests refused as busy",
+         rollbacks had announced; {} writes of servers fenced, {} reports of agents that did not get on, {} requests refused as busy; \
+         {} decisions refused, since nothing was stuck",
         seen.histories,
         began.elapsed().as_secs_f64(),
         seen.events,
@@ -68,8 +69,12 @@ fn whatever_goes_wrong_every_history_ends_well() {
         seen.forfeited,
         seen.fenced,
         seen.stuck,
-        seen.busy
+        seen.busy,
+        seen.not_stuck
     );
+    for ((choice, is_section), count) in &seen.choices {
+        println!("  {:>9} {:<9} {count}", choice.name(), if *is_section { "section" } else { "operation" });
+    }
     for ((kind, end), count) in &seen.ends {
         println!("  {:>9} {:<7} {count}", kind.name(), format!("{end:?}"));
     }

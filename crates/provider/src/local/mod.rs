@@ -32,7 +32,7 @@ use coffer_wire::agent::Identity;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
-use crate::{Agent, Error, Placed, Provider};
+use crate::{Agent, Error, Held, Placed, Provider};
 
 /// How long a killed process may take to be gone. The kernel has its memory to free, and writes to finish.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
@@ -196,9 +196,12 @@ impl Provider for Local {
         self.start_agent(instance, &volume)
     }
 
-    fn drop_place(&self, instance: InstanceId) -> Result<(), Error> {
+    fn drop_place(&self, instance: InstanceId, still_wanted: &dyn Fn() -> bool) -> Result<(), Error> {
         let failed = |what| move |source| Error::Volume { what, instance, source };
         let (lock_path, _lock) = self.lock_place(instance, REMOVAL_LIMIT).map_err(failed("lock the place"))?;
+        if !still_wanted() {
+            return Err(Error::Unwanted { instance });
+        }
         let volume = self.volume(instance);
         let mut cgroups = holder::cgroups_named(&instance.to_string());
         if volume.exists() {
@@ -225,6 +228,17 @@ impl Provider for Local {
             ignore_missing(fs_err::remove_file(&lock_path))
         };
         remove().map_err(failed("delete the volume"))
+    }
+
+    fn hold(&self, instance: InstanceId) -> Result<Held, Error> {
+        let held = self.lock_place(instance, PLACE_LIMIT);
+        let (lock_path, lock) = held.map_err(|source| Error::Volume { what: "lock the place", instance, source })?;
+        let is_placed = self.volume(instance).join("agent/identity.json").exists();
+        if !is_placed {
+            // Its lock file is gone with it, and this is a new one.
+            let _ = fs_err::remove_file(lock_path);
+        }
+        Ok(Held { is_placed, guard: Box::new(lock) })
     }
 
     fn list(&self) -> Result<Vec<Placed>, Error> {

@@ -10,8 +10,8 @@ use coffer_core::id::{Epoch, InstanceId, OperationId, VersionId};
 use coffer_core::instance::{Instance, Kind, Operation};
 use coffer_core::operation::{Phase, Plan};
 use coffer_core::plan::{Planned, Record, Refusal, Snapshot, Step, plan_delete, plan_restart, plan_upgrade};
-use coffer_core::runner::operation_of;
-use coffer_store::{InstanceRow, OpenOperation, Write};
+use coffer_core::stuck;
+use coffer_store::{InstanceRow, Write};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -61,10 +61,10 @@ impl App {
         let mut row = row.ok_or_else(|| Error::not_found(Thing::Instance, id))?;
         let now = self.clock.now();
         if kind == Kind::Delete
-            && let Some(cause) = row.open.as_ref().and_then(|open| self.stuck(id, open))
-            && let Some(stuck) = row.open.take()
+            && let Some(cause) = row.open.as_ref().and_then(|open| self.stuck(id, open.id, &open.phase))
+            && let Some(open) = row.open.take()
         {
-            write.end_stuck(stuck.id, &cause, now).await?;
+            write.end_stuck(open.id, &stuck::displaced(&open.phase, cause), now).await?;
         }
         let operation = self.open(&mut write, &row, kind, target, plan).await?;
         write.commit().await?;
@@ -101,16 +101,10 @@ impl App {
     }
 
     /// Why an open operation needs a person: it waits for one, or its agent has tried again and again.
-    pub(super) fn stuck(&self, id: InstanceId, open: &OpenOperation) -> Option<Cause> {
-        match &open.phase {
-            Phase::Stuck { cause, .. } => Some(cause.clone()),
-            Phase::Forward { .. } | Phase::Backward { .. } => {
-                // What a server heard last may be of an operation before this one.
-                let running = self.contact.running(id).filter(|running| operation_of(&running.id) == Some(open.id));
-                running.and_then(|running| running.stuck)
-            }
-            Phase::Done | Phase::Undone { .. } | Phase::Abandoned { .. } => None,
-        }
+    pub(super) fn stuck(&self, id: InstanceId, open: OperationId, phase: &Phase) -> Option<Cause> {
+        let running = self.contact.running(id);
+        let said = running.as_ref().and_then(|running| Some((&running.id, running.stuck.as_ref()?)));
+        stuck::why(open, phase, said).cloned()
     }
 
     /// Has an instance planned for, with everything that a planner wants to know of it.

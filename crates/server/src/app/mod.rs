@@ -40,6 +40,7 @@ use crate::config::Config;
 use crate::contact::{Contact, Troubles};
 use crate::key::Key;
 use crate::metrics::Metrics;
+use crate::places::Places;
 
 /// How many events of an instance are shown.
 const EVENTS_SHOWN: u32 = 100;
@@ -54,6 +55,7 @@ pub struct App {
     pub(crate) key: Arc<Key>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) places: Places,
 }
 
 impl App {
@@ -185,7 +187,8 @@ impl App {
         // What is written down in the future was written before somebody set the clock.
         let now = self.clock.now();
         let written = written.filter(|written| seen.is_none() || written.at <= now);
-        Ok([written, seen].into_iter().flatten().max_by_key(|observed| observed.at))
+        let newest = [written, seen].into_iter().flatten().max_by_key(|observed| observed.at);
+        Ok(newest.filter(|observed| instance.is_told_by(observed)))
     }
 
     /// What is not as it should be, over all agents that this server hears.
@@ -206,7 +209,7 @@ impl App {
             Err(since) => (None, Some(since)),
         };
         let mut status = Status::of(instance.built, open.as_ref().map(|o| (o.kind, &o.phase)));
-        if let Some(cause) = open.as_ref().and_then(|o| self.stuck(instance.id, o)) {
+        if let Some(cause) = open.as_ref().and_then(|o| self.stuck(instance.id, o.id, &o.phase)) {
             status = Status::Error;
             instance.fault.get_or_insert(Fault { at: now, cause, abandoned: false });
         }

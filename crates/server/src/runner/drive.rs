@@ -1,17 +1,19 @@
 //! Works on one operation for as long as there is something to do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use coffer_core::finding::Cause;
 use coffer_core::instance::{Instance, Operation};
 use coffer_core::operation::{Event, Illegal, Phase};
 use coffer_core::runner::{self, Act, Change, LEASE};
 use coffer_store::Work;
 use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
 
-use super::{ProviderFailure, Runner};
+use super::Runner;
 use crate::metrics::End;
+use crate::places;
 
 /// Why the work on an operation was broken off. It goes on with the next claim.
 #[derive(Debug, thiserror::Error)]
@@ -59,19 +61,39 @@ impl Runner {
             let act = match act {
                 Act::Ensure => {
                     let identity = self.identity(instance);
-                    let placed = self.with_provider(move |provider| provider.ensure(&identity)).await;
-                    runner::placed(operation, placed.map(|_| ()).map_err(cause_of), self.app.clock.now())
+                    let placed = self.app.places.call(move |provider| provider.ensure(&identity)).await;
+                    runner::placed(
+                        operation,
+                        placed.map(|_| ()).map_err(|failure| failure.cause()),
+                        self.app.clock.now(),
+                    )
                 }
                 Act::Drop => {
-                    let id = instance.id;
-                    let dropped = self.with_provider(move |provider| provider.drop_place(id)).await;
-                    runner::placed(operation, dropped.map_err(cause_of), self.app.clock.now())
+                    let (id, still) = (instance.id, self.still_claimed(operation));
+                    let dropped = self.app.places.call(move |provider| provider.drop_place(id, &still)).await;
+                    if let Err(places::Failure::Refused(coffer_provider::Error::Unwanted { .. })) = dropped {
+                        return Err(coffer_store::Error::Fenced(operation.id).into());
+                    }
+                    runner::placed(operation, dropped.map_err(|failure| failure.cause()), self.app.clock.now())
                 }
                 act => act,
             };
             let Act::Move(event, changes) = act else { return Ok(()) };
             if !self.save(operation, event, &changes).await? {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Whether the operation still is this server's, asked where the answer stays true: while nobody else can have the place, nobody
+    /// can give up a removal. A server that was stopped may find that out only now.
+    fn still_claimed(&self, operation: &Operation) -> impl Fn() -> bool + Send + use<> {
+        let (app, operation, runtime) = (Arc::clone(&self.app), operation.clone(), Handle::current());
+        move || match runtime.block_on(app.store.holds(&operation)) {
+            Ok(holds) => holds,
+            Err(error) => {
+                error!(operation = %operation.id, %error, "it cannot be read whether a place is still to be dropped");
+                false
             }
         }
     }
@@ -123,16 +145,4 @@ impl Runner {
 /// Until when a claim holds that is made now.
 pub(crate) fn leased(now: Timestamp) -> Timestamp {
     now.saturating_add(LEASE).unwrap_or(now)
-}
-
-/// What the system said is in it, and where it said so is for the log.
-fn cause_of(failure: ProviderFailure) -> Cause {
-    use std::error::Error as _;
-    let system = failure.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-    if let Some(error) = system {
-        warn!(%failure, %error, "the provider failed");
-    }
-    // The hint is in the sentence already.
-    let said = system.map(|error| format!(" ({})", error.kind())).unwrap_or_default();
-    Cause::new(format!("{failure}{said}"), "")
 }

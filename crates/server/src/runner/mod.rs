@@ -23,7 +23,7 @@ use std::time::Duration;
 use coffer_core::id::{InstanceId, OperationId};
 use coffer_core::instance::Instance;
 use coffer_core::runner::{Due, due};
-use coffer_provider::{Agent, Provider};
+use coffer_provider::Agent;
 use coffer_store::{Event, Work};
 use coffer_wire::agent::Identity;
 use tokio::sync::Semaphore;
@@ -33,6 +33,7 @@ use tracing::{error, info, warn};
 
 use crate::app::App;
 use crate::ending::Ending;
+use crate::places;
 pub(crate) use drive::leased;
 
 /// How often the store and the agents are looked at when nothing wakes us.
@@ -54,7 +55,6 @@ pub(crate) struct Host {
 /// The runner. One per server.
 pub(crate) struct Runner {
     app: Arc<App>,
-    provider: Arc<dyn Provider>,
     host: Host,
     workers: Semaphore,
     /// The instances of which something is being done, by whichever part of this runner.
@@ -84,8 +84,8 @@ impl Drop for Taken<'_> {
 }
 
 impl Runner {
-    pub(crate) fn new(app: Arc<App>, provider: Arc<dyn Provider>, host: Host) -> Self {
-        Self { app, provider, host, workers: Semaphore::new(WORKERS), taken: Mutex::default() }
+    pub(crate) fn new(app: Arc<App>, host: Host) -> Self {
+        Self { app, host, workers: Semaphore::new(WORKERS), taken: Mutex::default() }
     }
 
     /// Works until the server is to end, then finishes the steps that are being taken.
@@ -159,7 +159,7 @@ impl Runner {
 
     /// Starts agents that died. Their engines went on; the new agent finds them.
     async fn revive_agents(self: &Arc<Self>, complaints: &mut HashMap<InstanceId, String>) {
-        let places = match self.with_provider(|provider| provider.list()).await {
+        let places = match self.app.places.call(|provider| provider.list()).await {
             Ok(places) => places,
             Err(error) => return error!(%error, "places cannot be listed"),
         };
@@ -174,7 +174,7 @@ impl Runner {
         };
         for instance in dead.into_iter().filter(|instance| wanted.contains(instance)) {
             let Some(_taken) = self.take(instance) else { continue };
-            match self.with_provider(move |provider| provider.ensure_agent(instance)).await {
+            match self.app.places.call(move |provider| provider.ensure_agent(instance)).await {
                 // Another server was faster.
                 Ok(Agent::Runs) => {}
                 Ok(_) => {
@@ -199,7 +199,7 @@ impl Runner {
     /// however late that is, and only then finds out that it was fenced.
     async fn drop_left_places(self: &Arc<Self>) {
         let dropped = async {
-            let places = self.with_provider(|provider| provider.list()).await?;
+            let places = self.app.places.call(|provider| provider.list()).await?;
             let wanted: HashSet<_> = self.app.store.with_agents().await?.into_iter().collect();
             for instance in places.into_iter().map(|place| place.instance).filter(|id| !wanted.contains(id)) {
                 // Asked after it was seen: what is left by then stays so.
@@ -207,7 +207,7 @@ impl Runner {
                     continue;
                 }
                 let Some(_taken) = self.take(instance) else { continue };
-                self.with_provider(move |provider| provider.drop_place(instance)).await?;
+                self.app.places.call(move |provider| provider.drop_place(instance, &|| true)).await?;
                 info!(%instance, "dropped a place that was left of an instance");
             }
             Ok::<_, Left>(())
@@ -238,18 +238,6 @@ impl Runner {
         Some(Taken { runner: self, instance })
     }
 
-    /// Has the provider do something, on a thread where it may block.
-    async fn with_provider<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&dyn Provider) -> Result<T, coffer_provider::Error> + Send + 'static,
-    ) -> Result<T, ProviderFailure> {
-        let provider = Arc::clone(&self.provider);
-        match tokio::task::spawn_blocking(move || call(&*provider)).await {
-            Ok(answer) => answer.map_err(ProviderFailure::Refused),
-            Err(_) => Err(ProviderFailure::Died),
-        }
-    }
-
     fn identity(&self, instance: &Instance) -> Identity {
         use secrecy::ExposeSecret as _;
         let key = &self.app.key;
@@ -267,20 +255,11 @@ impl Runner {
     }
 }
 
-/// Why a provider did not do it.
-#[derive(Debug, thiserror::Error)]
-enum ProviderFailure {
-    #[error(transparent)]
-    Refused(coffer_provider::Error),
-    #[error("the provider broke off; hint: see the server's log")]
-    Died,
-}
-
 /// Why places that are left stay for now.
 #[derive(Debug, thiserror::Error)]
 enum Left {
     #[error(transparent)]
-    Provider(#[from] ProviderFailure),
+    Provider(#[from] places::Failure),
     #[error(transparent)]
     Store(#[from] coffer_store::Error),
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 
 use coffer_core::id::InstanceId;
-use coffer_provider::{Agent, Error, Placed, Provider};
+use coffer_provider::{Agent, Error, Held, Placed, Provider};
 use coffer_wire::agent::Identity;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -115,11 +115,19 @@ impl Provider for Places {
         Ok(self.start(place))
     }
 
-    fn drop_place(&self, instance: InstanceId) -> Result<(), Error> {
+    fn drop_place(&self, instance: InstanceId, still_wanted: &dyn Fn() -> bool) -> Result<(), Error> {
         self.pass(instance)?;
+        if !still_wanted() {
+            return Err(Error::Unwanted { instance });
+        }
         self.kill_agent(instance);
         self.places.lock().unwrap().remove(&instance);
         Ok(())
+    }
+
+    fn hold(&self, instance: InstanceId) -> Result<Held, Error> {
+        let is_placed = self.places.lock().unwrap().contains_key(&instance);
+        Ok(Held { is_placed, guard: Box::new(()) })
     }
 
     fn list(&self) -> Result<Vec<Placed>, Error> {

@@ -16,7 +16,7 @@ use coffer_core::id::{Digest, Generation, InstanceId};
 use coffer_core::instance::{Engine, Observed, WayBack};
 use coffer_core::section::SectionStep;
 use coffer_core::task::{ClientView, ImageFound, Learned, Loss, Order, Outcome, Preview, Task, TaskResult, Writes};
-use coffer_provider::{Agent, Error, Placed, Provider};
+use coffer_provider::{Agent, Error, Held, Placed, Provider};
 use coffer_wire::agent::{Desired, Identity, Report, desired_path, report_path};
 use jiff::Timestamp;
 
@@ -49,8 +49,12 @@ impl Provider for Places {
         Ok(Agent::Runs)
     }
 
-    fn drop_place(&self, _: InstanceId) -> Result<(), Error> {
+    fn drop_place(&self, _: InstanceId, _: &dyn Fn() -> bool) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn hold(&self, _: InstanceId) -> Result<Held, Error> {
+        Ok(Held { is_placed: true, guard: Box::new(()) })
     }
 
     fn list(&self) -> Result<Vec<Placed>, Error> {

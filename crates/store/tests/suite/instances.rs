@@ -56,7 +56,8 @@ pub(crate) async fn a_page_has_what_each_of_its_instances_has(store: &Store) {
     let other = insert_another(store, 200, "0123456789abcdef0123456789abcdef").await;
     let failed = open(store, &other, Kind::Restart).await;
     let mut write = store.write().await.expect("write");
-    write.end_stuck(failed.id, &Cause::new("it \"broke\"", "mend\nit"), at(300)).await.expect("end");
+    let given_up = Phase::Abandoned { at: 0, cause: Cause::new("it \"broke\"", "mend\nit") };
+    write.end_stuck(failed.id, &given_up, at(300)).await.expect("end");
     let fault = Fault { at: at(300), cause: Cause::new("it \"broke\"", "mend\nit"), abandoned: false };
     write.set_fault(other.id, Some(&fault), at(300)).await.expect("fault");
     write.commit().await.expect("commit");
@@ -227,6 +228,16 @@ pub(crate) async fn what_is_left_of_an_instance_is_known_for_certain(store: &Sto
     claimed.phase = Phase::Undone { cause: coffer_core::finding::Cause::new("no", "") };
     store.save(&claimed, &[], at(2)).await.expect("save");
     assert!(is_left(unbuilt.id).await, "nobody builds it any more");
+
+    let mut given_up = Fixture::unbuilt().instance;
+    given_up.id.0 = uuid::Uuid::from_u128(4);
+    given_up.address = [127, 20, 0, 44].into();
+    insert(store, &given_up).await;
+    let creation = open(store, &given_up, Kind::Create).await;
+    let mut claimed = store.claim(creation.id, at(1), at(2)).await.expect("query").expect("claim");
+    claimed.phase = Phase::Abandoned { at: 0, cause: coffer_core::finding::Cause::new("no", "") };
+    store.save(&claimed, &[], at(2)).await.expect("save");
+    assert!(!is_left(given_up.id).await, "it was said that nothing is removed");
 
     let unknown = coffer_core::id::InstanceId(uuid::Uuid::from_u128(3));
     assert!(!is_left(unknown).await, "of what is not known nothing is said");

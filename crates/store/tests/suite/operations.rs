@@ -92,11 +92,13 @@ pub(crate) async fn a_stuck_operation_makes_place_for_another(store: &Store) {
     let id = open(store, &instance, Kind::Restart).await.id;
     let claimed = store.claim(id, at(1), at(2)).await.expect("query").expect("claim");
     let mut write = store.write().await.expect("write");
-    write.end_stuck(id, &Cause::new("stuck", ""), at(3)).await.expect("end");
+    let given_up = Phase::Abandoned { at: 0, cause: Cause::new("stuck", "") };
+    write.end_stuck(id, &given_up, at(3)).await.expect("end");
     let next = operation(&instance, Kind::Delete);
     write.insert_operation(&next).await.expect("its place is free");
     write.commit().await.expect("commit");
     assert!(matches!(store.save(&claimed, &[], at(4)).await, Err(Error::Fenced(_))));
+    assert!(!store.holds(&claimed).await.expect("query"));
     let open = store.open_operations().await.expect("query");
     assert_eq!(open.iter().map(|work| work.operation.id).collect::<Vec<_>>(), [next.id]);
 }

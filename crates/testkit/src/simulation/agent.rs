@@ -1,6 +1,7 @@
 //! An agent: keeps its engine running, takes what is wanted, and tells what it sees. One act at a time, so that it can die
 //! between any two of them; the next one has what was written down.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use coffer_core::agent::{DONE_REMEMBERED, Kept, choose, takes_over};
@@ -12,7 +13,7 @@ use coffer_core::instance::Engine as Seen;
 use coffer_core::operation::Phase;
 use coffer_core::section::Section;
 use coffer_core::spec::EngineSpec;
-use coffer_core::task::{ImageFound, Learned, Order, Outcome, Task, TaskResult};
+use coffer_core::task::{Learned, Order, Outcome, Task, TaskResult};
 
 use super::link::{Letter, Link};
 use super::place::Writes;
@@ -78,8 +79,14 @@ pub(super) struct Agent {
     /// Until when writes wait by this agent's word.
     pub(super) waiting_until: Option<u64>,
     pub(super) failures: usize,
+    /// What people had asked to be tried at once when the last try began.
+    pub(super) asked: BTreeSet<u64>,
+    /// It waits before it tries again.
+    pub(super) pauses: bool,
+    /// A person has asked for a try, which is to begin by then.
+    pub(super) tries_by: Option<u64>,
     /// It does something that takes until then.
-    busy_until: u64,
+    pub(super) busy_until: u64,
     turn: u64,
     adopted: bool,
     pub(super) links: Vec<Link>,
@@ -108,6 +115,9 @@ impl Agent {
             pc: 0,
             waiting_until: None,
             failures: 0,
+            asked: BTreeSet::new(),
+            pauses: false,
+            tries_by: None,
             busy_until: 0,
             turn: 0,
             adopted: false,
@@ -179,6 +189,7 @@ impl World {
     pub(super) fn resume_agent(&mut self, ix: usize) {
         let Some(agent) = self.agent(ix).filter(|agent| agent.paused) else { return };
         agent.paused = false;
+        agent.tries_by = None;
         let (life, letters) = (agent.life, std::mem::take(&mut agent.backlog));
         for letter in letters {
             self.letter_arrives(ix, life, letter);
@@ -448,40 +459,6 @@ impl World {
         if let Some(agent) = self.agent(ix) {
             agent.fresh = true;
         }
-    }
-
-    fn do_task(&mut self, ix: usize, task: &Task, learned: &mut Learned) -> Result<(), Cause> {
-        match task {
-            Task::Fetch { image } => {
-                let found = self.catalogue.iter().find(|version| version.image == image.digest).cloned();
-                let version = found.ok_or_else(|| Cause::new("there is no such image", ""))?;
-                self.images.insert(version.id);
-                let digest = version.image.ok_or_else(|| Cause::new("it has no digest", ""))?;
-                learned.image =
-                    Some(ImageFound { digest, number: version.number, source: "the simulation".to_owned() });
-            }
-            Task::Check { .. } | Task::Accounts { .. } => {
-                self.answering(ix)?;
-            }
-            Task::CheckBack { restores, down, .. } => {
-                if !down {
-                    self.answering(ix)?;
-                }
-                let kept = self.agent(ix).map(|agent| agent.state.kept.clone()).unwrap_or_default();
-                if let Some(operation) = restores
-                    && !kept.iter().any(|kept| kept.operation == *operation && !kept.finalized)
-                {
-                    return Err(Cause::new("there is nothing to go back to any more", ""));
-                }
-            }
-            Task::Verify { expect } => {
-                if *self.answering(ix)?.runs != *expect {
-                    return Err(Cause::new("it is not what runs", ""));
-                }
-            }
-            Task::Section(_) | Task::Configure { .. } | Task::Finalize { .. } => {}
-        }
-        Ok(())
     }
 
     /// Remembers the end of a task.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use coffer_core::instance::Kind;
 use coffer_core::section::SectionStep;
+use coffer_core::stuck::Choice;
 
 use super::fault::Fault;
 
@@ -33,6 +34,8 @@ pub enum End {
     Done,
     Undone,
     Stuck,
+    /// A person gave it up.
+    Abandoned,
 }
 
 /// Counts of one history, or of many.
@@ -53,6 +56,12 @@ pub struct Coverage {
     pub stuck: u64,
     /// Requests that were refused because another operation was open.
     pub busy: u64,
+    /// Decisions that were refused because nothing is stuck, or is not theirs to give up.
+    pub not_stuck: u64,
+    /// Decisions to give up that found the place in somebody else's hands.
+    pub held: u64,
+    /// Decisions that were made, and whether about a section.
+    pub choices: BTreeMap<(Choice, bool), u64>,
     pub faults: BTreeMap<Fault, u64>,
     /// Steps of sections at which somebody was interrupted.
     pub struck: BTreeMap<(SectionStep, Way, Victim), u64>,
@@ -62,7 +71,22 @@ pub struct Coverage {
 impl Coverage {
     /// Adds up.
     pub fn add(&mut self, other: &Self) {
-        let Self { histories, events, seconds, writes, forfeited, fenced, stuck, busy, faults, struck, ends } = other;
+        let Self {
+            histories,
+            events,
+            seconds,
+            writes,
+            forfeited,
+            fenced,
+            stuck,
+            busy,
+            not_stuck,
+            held,
+            choices,
+            faults,
+            struck,
+            ends,
+        } = other;
         self.histories += histories;
         self.events += events;
         self.seconds += seconds;
@@ -71,6 +95,9 @@ impl Coverage {
         self.fenced += fenced;
         self.stuck += stuck;
         self.busy += busy;
+        self.not_stuck += not_stuck;
+        self.held += held;
+        merge(&mut self.choices, choices);
         merge(&mut self.faults, faults);
         merge(&mut self.struck, struck);
         merge(&mut self.ends, ends);
@@ -93,15 +120,22 @@ impl Coverage {
             let ends: &[End] = match kind {
                 // What has no way back cannot be undone, and only the provider can make anything stuck.
                 Kind::Finalize => &[End::Done],
-                Kind::Delete => &[End::Done, End::Stuck],
-                Kind::Create => &[End::Done, End::Undone, End::Stuck],
+                Kind::Delete => &[End::Done, End::Stuck, End::Abandoned],
+                Kind::Create => &[End::Done, End::Undone, End::Stuck, End::Abandoned],
                 Kind::Upgrade | Kind::Restart | Kind::Configure | Kind::Rollback => &[End::Done, End::Undone],
             };
             for end in ends.iter().filter(|end| !self.ends.contains_key(&(kind, **end))) {
                 gaps.push(format!("no {} ever ended {end:?}", kind.name()));
             }
         }
+        for choice in [(Choice::Resume, false), (Choice::Resume, true), (Choice::Abandon, false)] {
+            if !self.choices.contains_key(&choice) {
+                gaps.push(format!("nobody ever chose to {} something, in a section: {}", choice.0.name(), choice.1));
+            }
+        }
         for (count, what) in [
+            (self.held, "nobody who removes something was ever in the way of who gives it up"),
+            (self.not_stuck, "nobody ever wanted to decide about what is not stuck"),
             (self.fenced, "no server was ever fenced"),
             (self.stuck, "no agent ever said that it does not get on"),
             (self.busy, "no two requests ever met"),

@@ -87,6 +87,13 @@ pub(super) struct Odds {
     pub(super) network_millis: u64,
 }
 
+/// What fails nearly always in a history, for a minute of each minute and a half.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stubborn {
+    pub(super) steps: bool,
+    pub(super) provider: bool,
+}
+
 /// The end of a fault that lasts.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Heal {
@@ -157,10 +164,20 @@ impl World {
         !self.agent(ix).is_some_and(|agent| agent.lives && !agent.paused)
     }
 
+    fn is_stubborn_now(&mut self) -> bool {
+        !self.is_calm && self.now % 90_000 > 30_000 && self.rng.chance(970)
+    }
+
+    /// Whether the provider cannot do something.
+    pub(super) fn provider_fails(&mut self) -> bool {
+        self.stubborn.provider && self.is_stubborn_now() || self.odds_strike(|odds| odds.provider_fails)
+    }
+
     /// Whether a step of a section fails by itself here.
     pub(super) fn step_fails(&mut self, ix: usize) -> bool {
         let hazard = if self.is_calm { 0 } else { self.hazard };
-        let fails = self.odds_strike(|odds| odds.steps_fail) || self.rng.chance(hazard);
+        let stubborn = self.stubborn.steps && self.is_stubborn_now();
+        let fails = stubborn || self.odds_strike(|odds| odds.steps_fail) || self.rng.chance(hazard);
         if fails {
             self.struck(ix, Victim::Step);
         }

@@ -49,6 +49,7 @@ impl World {
                 agent.links[s].wanted = Some(desired);
                 agent.links[s].heard_at = now;
                 agent.fresh = true;
+                self.hear_resume(ix);
             }
             Letter::Same(s) => agent.links[s].heard_at = now,
             Letter::Ack(s, taken) => {

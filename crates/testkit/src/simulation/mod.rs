@@ -17,18 +17,23 @@
 //! At some moment nothing goes wrong any more. Then all has to become well within a bound: each instance wholly as its record says,
 //! served by an engine that was proven and holds every write that was acknowledged, and nothing left over of anything.
 //!
+//! What is stuck is resumed or given up by people, at any moment and of any server, also when nothing is stuck.
+//!
 //! Meanwhile it must never happen that
 //! - a client gets to an engine that was not proven, or finds a write missing that it was told is safe, but for those that a
 //!   rollback had announced;
 //! - something is recorded that is not true, or was not proven;
 //! - data are touched while an engine runs on them;
 //! - a place is dropped that nobody wants dropped, or an operation is opened beside another;
+//! - something is stuck and does not look like it, or looks so and is not; what was given up is dropped, or looks well without a
+//!   place; what was resumed is not tried at once;
 //! - the machine, or the gate, is told something that does not fit.
 
 // Each of these may be one way or the other by itself: they are no states of one thing.
 #![allow(clippy::struct_excessive_bools)]
 
 mod agent;
+mod choice;
 mod coverage;
 mod fault;
 mod link;
@@ -38,6 +43,7 @@ mod rng;
 mod section;
 mod server;
 mod store;
+mod task;
 mod world;
 
 use std::fmt;

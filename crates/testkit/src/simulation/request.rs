@@ -10,6 +10,7 @@ use coffer_core::plan::{
     plan_finalize, plan_restart, plan_rollback, plan_upgrade,
 };
 use coffer_core::spec::Settings;
+use coffer_core::stuck::Choice;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -18,8 +19,6 @@ use super::server::{Turn, Up};
 use super::world::{Expected, World};
 use crate::fixture::Fixture;
 
-/// What an agent saw longer ago says nothing.
-const BELIEVED_SECONDS: i64 = 90;
 /// No history has more instances.
 const INSTANCES: usize = 3;
 
@@ -58,12 +57,22 @@ impl World {
             _ => Want::Delete,
         };
         let ix = self.rng.index(self.store.rows.len());
+        let want = if self.stubborn.provider && self.rng.chance(150) { Want::Delete } else { want };
         // What was just upgraded is often taken back.
         let last = self.store.rows[ix].operations.last();
         let is_new =
             last.is_some_and(|last| last.phase == Phase::Done && matches!(last.kind, Kind::Upgrade | Kind::Rollback));
         let want = if is_new && self.rng.chance(400) { Want::Rollback { restore: self.rng.chance(500) } } else { want };
         self.ask(want, ix);
+        // Whoever sees something stuck decides soon; others want to decide about what is not.
+        let waits = self.store.rows[ix].open().is_some_and(|open| self.needs_person(ix, &open.phase));
+        if self.rng.chance(if waits { 500 } else { 60 }) {
+            let choice = self.rng.pick(&[Choice::Resume, Choice::Abandon]);
+            self.somebody_decides(choice, ix);
+        }
+        if let Some(s) = (0..self.servers.len()).find(|s| self.servers[*s].up == Up::Runs) {
+            self.watch_shown(s, ix);
+        }
         if self.rng.chance(150) {
             let other = self.rng.pick(&[
                 Want::Upgrade,
@@ -74,6 +83,11 @@ impl World {
             ]);
             self.ask(other, ix);
         }
+    }
+
+    fn needs_person(&self, ix: usize, phase: &Phase) -> bool {
+        let section = self.places[ix].as_ref().and_then(|place| place.agent.state.section.as_ref());
+        matches!(phase, Phase::Stuck { .. }) || section.is_some_and(|journal| journal.stuck.is_some())
     }
 
     /// Asks a server that takes connections.
@@ -148,6 +162,8 @@ impl World {
         self.expected.push(Expected { version: instance.version, built: false, deleted: false });
         self.places.push(None);
         self.promises.push(Promises::default());
+        self.dropped_at.push(0);
+        self.holders.push(None);
         self.store.insert(instance, operation);
         let at = self.now + 100;
         self.at(at, super::world::Event::Client(ix));
@@ -167,8 +183,8 @@ impl World {
         }
         let row = &self.store.rows[ix];
         let instance = &row.instance;
-        let observed = row.observed.as_deref().filter(|o| now.as_second() - o.at.as_second() < BELIEVED_SECONDS);
-        let snapshot = self.snapshot(instance, id, open, observed);
+        let observed = self.seen(s, ix);
+        let snapshot = self.snapshot(instance, id, open, observed.as_deref());
         let (kind, target, planned) = match want {
             Want::Upgrade => {
                 let to = self.next_version(instance.version);

@@ -52,6 +52,7 @@ impl World {
 
     /// Does one act of the open section. Gives how long it takes, in milliseconds.
     pub(super) fn work_off(&mut self, ix: usize) -> u64 {
+        self.tries(ix);
         let Some(agent) = self.agent(ix) else { return 0 };
         let (pc, failures) = (agent.pc, agent.failures);
         let Some(journal) = &agent.state.section else { return 0 };
@@ -109,12 +110,8 @@ impl World {
                     }
                 }
             }
-            // The agent does not give up a database.
             Next::Wait => {
-                if let Some(journal) = self.journal(ix) {
-                    journal.stuck = journal.phase.cause().cloned();
-                }
-                self.advance(ix, Happened::Retry, Durability::Written);
+                self.keep_trying(ix);
                 1
             }
             Next::Nothing => {
@@ -159,7 +156,23 @@ impl World {
             }
             return 0;
         }
+        self.keep_trying(ix);
+        if self.is_asked_anew(ix) {
+            return self.tries_at_once(ix);
+        }
+        if let Some(agent) = self.agent(ix) {
+            agent.pauses = true;
+        }
         AGAIN[(failures - 1).min(AGAIN.len() - 1)]
+    }
+
+    /// The agent does not give up a database, and says that it is stuck.
+    fn keep_trying(&mut self, ix: usize) {
+        let Some(journal) = self.journal(ix) else { return };
+        if let Phase::Stuck { cause, .. } = &journal.phase {
+            journal.stuck = Some(cause.clone());
+            self.advance(ix, Happened::Retry, Durability::Written);
+        }
     }
 
     fn advance(&mut self, ix: usize, event: Happened, durability: Durability) {

@@ -11,9 +11,11 @@ use coffer_core::operation::{Event as Happened, Phase};
 use coffer_core::plan::Step;
 use coffer_core::runner::{self, Act, Change, Due, LEASE, due, order_of};
 use coffer_core::spec::EngineSpec;
+use coffer_core::stuck::{is_left, why};
 use coffer_core::task::{Order, TaskResult};
 use jiff::Timestamp;
 
+use super::choice::{Decision, Hold};
 use super::link::Letter;
 use super::place::Place;
 use super::request::Request;
@@ -25,6 +27,8 @@ const POLL: u64 = 1000;
 const SWEEP: u64 = 30;
 /// What an agent saw is written down at least so often, in milliseconds.
 const WRITE: u64 = 30_000;
+/// What an agent saw longer ago says nothing.
+const BELIEVED_SECONDS: i64 = 90;
 
 /// What an agent tells.
 pub(super) struct Report {
@@ -41,6 +45,8 @@ pub(super) struct Desired {
     pub(super) engine: Option<EngineSpec>,
     pub(super) tasks: Vec<Order>,
     pub(super) held: Option<OperationId>,
+    /// Another number whenever a person wants a section to be tried at once.
+    pub(super) resume: Option<u64>,
 }
 
 /// Something that a server does, or that reaches it.
@@ -61,6 +67,7 @@ pub(super) enum Turn {
     Places(Vec<usize>),
     DropLeft(usize),
     Request(Request),
+    Decide(Decision),
     Report {
         ix: usize,
         life: u32,
@@ -88,6 +95,7 @@ struct Contact {
     seen: Option<Arc<Observed>>,
     saved_at: u64,
     stuck: Option<(TaskId, Cause)>,
+    resume: Option<u64>,
 }
 
 pub(super) struct Server {
@@ -134,13 +142,16 @@ enum Stage {
     Claim,
     Look,
     Provide(Act),
+    /// It has the place, and asks whether the operation still is its own.
+    Ask(Hold),
+    Remove(Hold),
     Save(Happened, Vec<Change>),
     Release,
 }
 
 /// What comes of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Transaction {
+pub(super) enum Transaction {
     Fine,
     /// Nothing was written.
     Failed,
@@ -155,7 +166,7 @@ impl World {
         Timestamp::from_millisecond(millis).expect("a time that there is")
     }
 
-    fn transaction(&mut self, s: usize) -> Transaction {
+    pub(super) fn transaction(&mut self, s: usize) -> Transaction {
         if self.servers[s].cut || self.store_down || self.odds_strike(|odds| odds.store_fails) {
             return Transaction::Failed;
         }
@@ -172,7 +183,7 @@ impl World {
             return;
         }
         if server.up == Up::Runs
-            && matches!(turn, Turn::Drive(_) | Turn::Revive(_) | Turn::Request(_))
+            && matches!(turn, Turn::Drive(_) | Turn::Revive(_) | Turn::Request(_) | Turn::Decide(_))
             && self.server_is_struck(s)
         {
             return self.server_turn(s, life, turn);
@@ -205,11 +216,15 @@ impl World {
                 }
             }
             Turn::DropLeft(ix) => {
-                if !self.odds_strike(|odds| odds.provider_fails) {
+                if !self.provider_fails()
+                    && let Some(held) = self.take_place(s, ix)
+                {
                     self.drop_place(ix);
+                    self.leave_place(ix, held);
                 }
             }
             Turn::Request(request) => self.take_request(s, request),
+            Turn::Decide(decision) => self.decide(s, decision),
             Turn::Report { ix, life, report } => self.hear(s, ix, life, &report),
             Turn::Ask { ix, life, known } => self.answer(s, ix, life, known),
         }
@@ -296,6 +311,7 @@ impl World {
                 return None;
             }
             drive.claimed = Some(self.store.claim(ix, drive.operation, now, now + LEASE)?);
+            self.resumed.remove(&drive.operation);
             return (heard == Transaction::Fine).then_some(Stage::Look);
         }
         let operation = drive.claimed.as_mut()?;
@@ -314,14 +330,30 @@ impl World {
                     act @ (Act::Ensure | Act::Drop) => Stage::Provide(act),
                 })
             }
-            Stage::Provide(act) => {
-                let fails = self.odds_strike(|odds| odds.provider_fails);
+            Stage::Provide(Act::Drop) => Some(self.take_place(s, ix).map_or(Stage::Provide(Act::Drop), Stage::Ask)),
+            Stage::Ask(held) => {
+                let operation = operation.clone();
+                let is_read = self.can_read(s);
+                if is_read && self.store.holds(ix, &operation) {
+                    return Some(Stage::Remove(held));
+                }
+                self.leave_place(ix, held);
+                is_read.then_some(Stage::Release)
+            }
+            stage @ (Stage::Provide(_) | Stage::Remove(_)) => {
+                let held = if let Stage::Remove(held) = stage { Some(held) } else { None };
+                let is_removal = held.is_some();
+                let fails = self.provider_fails();
                 // It may fail before it did anything or after it did all.
-                let acts = !fails || self.rng.chance(500);
-                match act {
-                    Act::Ensure if acts => self.ensure_place(ix),
-                    Act::Drop if acts => self.drop_place(ix),
-                    Act::Ensure | Act::Drop | Act::Wait | Act::Move(..) => {}
+                let acts = !fails || self.rng.chance(if is_removal { 100 } else { 500 });
+                match (is_removal, acts) {
+                    (false, true) => self.ensure_place(ix),
+                    (true, true) => self.drop_place(ix),
+                    (true, false) if self.rng.chance(500) => self.end_processes(ix),
+                    (_, false) => {}
+                }
+                if let Some(held) = held {
+                    self.leave_place(ix, held);
                 }
                 let outcome = if fails { Err(Cause::new("the provider could not do it", "")) } else { Ok(()) };
                 match runner::placed(operation, outcome, now) {
@@ -387,12 +419,19 @@ impl World {
     fn drop_place(&mut self, ix: usize) {
         self.say(|| format!("the place of {ix} is dropped"));
         self.places[ix] = None;
+        self.dropped_at[ix] = self.now;
         self.promises[ix] = super::place::Promises::default();
         let row = &self.store.rows[ix];
         let wanted = row.instance.built && row.open().is_none_or(|open| open.kind != Kind::Delete);
-        if wanted && !row.deleted {
+        if (wanted || self.is_given_up(ix)) && !row.deleted {
             self.violated(format!("the place of {ix} was dropped, and nobody had asked for that"));
         }
+    }
+
+    /// As far as a removal has come that could not touch the volume.
+    fn end_processes(&mut self, ix: usize) {
+        self.agent_dies(ix);
+        self.engine_dies(ix, "is ended, since its place is to be dropped");
     }
 
     fn revive(&mut self, s: usize, ix: usize) {
@@ -417,7 +456,7 @@ impl World {
     /// Whether an instance is to have no place any more, as the store is asked.
     fn is_left(&self, ix: usize) -> bool {
         let row = &self.store.rows[ix];
-        row.deleted || !row.instance.built && row.open().is_none()
+        is_left(row.deleted, row.instance.built, row.open().is_some(), row.instance.fault.as_ref())
     }
 
     /// Other servers hear that something was written, most of the time.
@@ -436,7 +475,10 @@ impl World {
         let contact = self.servers[s].contacts.entry(ix).or_default();
         let same = contact.seen.as_ref().is_some_and(|seen| Observed { at, ..(**seen).clone() } == *observed);
         let news = !same || self.now >= contact.saved_at + WRITE;
-        self.coverage.stuck += u64::from(report.stuck.is_some());
+        if let Some((task, _)) = &report.stuck {
+            self.coverage.stuck += 1;
+            self.said_stuck.extend(runner::operation_of(task));
+        }
         let stuck_news = report.stuck.is_some() && report.stuck != contact.stuck;
         contact.stuck.clone_from(&report.stuck);
         contact.seen = Some(Arc::clone(&observed));
@@ -446,7 +488,7 @@ impl World {
                 if let Some((task, cause)) = report.stuck.as_ref().filter(|_| stuck_news)
                     && self.store.rows[ix].open().is_some_and(|open| runner::operation_of(task) == Some(open.id))
                 {
-                    self.store.set_fault(ix, Some(cause), at);
+                    self.store.set_fault(ix, Some(cause), false, at);
                 }
                 let known = self.store.save_report(ix, news.then_some(&observed), &report.results);
                 if !known {
@@ -479,18 +521,38 @@ impl World {
         if row.deleted {
             return;
         }
-        if row.revision == known {
+        let resume = self.servers[s].contacts.get(&ix).and_then(|contact| contact.resume);
+        let revision = row.revision | resume.unwrap_or(0) << 32;
+        if revision == known {
             return self.post_to_agent(s, ix, life, Letter::Same(s));
         }
         let open = row.open();
         let desired = Desired {
-            revision: row.revision,
+            revision,
             generation: row.desired.as_ref().map(|desire| desire.generation).unwrap_or_default(),
             engine: row.desired.as_ref().map(|desire| desire.engine.clone()),
             tasks: open.and_then(|open| order_of(open)).into_iter().collect(),
             held: open.and_then(|open| open.plan.steps.iter().find_map(Step::section)?.restores),
+            resume,
         };
         self.post_to_agent(s, ix, life, Letter::Desired(s, Arc::new(desired)));
+    }
+
+    /// Has the agent try at once what it cannot get past.
+    pub(super) fn resume_section(&mut self, s: usize, ix: usize) {
+        let number = self.next_number();
+        self.servers[s].contacts.entry(ix).or_default().resume = Some(number);
+        self.tell_agent(s, ix);
+    }
+
+    /// What an agent saw last, as far as this server knows.
+    pub(super) fn seen(&self, s: usize, ix: usize) -> Option<Arc<Observed>> {
+        let heard = self.servers[s].contacts.get(&ix).and_then(|contact| contact.seen.as_ref());
+        let written = self.store.rows[ix].observed.as_ref();
+        let last = heard.into_iter().chain(written).max_by_key(|observed| observed.at)?;
+        let is_recent = self.clock(s).as_second() - last.at.as_second() < BELIEVED_SECONDS;
+        let counts = is_recent && self.store.rows[ix].instance.is_told_by(last);
+        counts.then(|| Arc::clone(last))
     }
 
     /// Rings the bell of the agent's long poll.
@@ -503,17 +565,8 @@ impl World {
     /// Why an open operation needs a person, as this server sees it.
     pub(super) fn why_stuck(&self, s: usize, ix: usize) -> Option<Cause> {
         let open = self.store.rows[ix].open()?;
-        match &open.phase {
-            Phase::Stuck { cause, .. } => Some(cause.clone()),
-            Phase::Forward { .. }
-            | Phase::Backward { .. }
-            | Phase::Done
-            | Phase::Undone { .. }
-            | Phase::Abandoned { .. } => {
-                let (task, cause) = self.servers[s].contacts.get(&ix)?.stuck.as_ref()?;
-                (runner::operation_of(task) == Some(open.id)).then(|| cause.clone())
-            }
-        }
+        let said = self.servers[s].contacts.get(&ix).and_then(|contact| contact.stuck.as_ref());
+        why(open.id, &open.phase, said.map(|(task, cause)| (task, cause))).cloned()
     }
 
     /// Whether a transaction of a request is written, and whether whoever asked hears of it.

@@ -10,6 +10,7 @@ use coffer_core::instance::{Fault, Instance, Kind, Observed, Operation};
 use coffer_core::operation::Phase;
 use coffer_core::plan::Step;
 use coffer_core::runner::{Change, Desire, operation_of};
+use coffer_core::stuck::displaced;
 use coffer_core::task::TaskResult;
 use jiff::Timestamp;
 
@@ -79,6 +80,11 @@ impl Store {
         Some(claimed.clone())
     }
 
+    /// Whether nobody has claimed the operation since, nor ended it.
+    pub(super) fn holds(&self, ix: usize, operation: &Operation) -> bool {
+        self.rows[ix].open().is_some_and(|now| now.id == operation.id && now.epoch == operation.epoch)
+    }
+
     /// Gives a claim back.
     pub(super) fn release(&mut self, ix: usize, operation: &Operation) {
         let row = &mut self.rows[ix];
@@ -105,7 +111,7 @@ impl Store {
         if let Some(open) = row.operations.last_mut().filter(|operation| operation.is_open()) {
             let open = Arc::make_mut(open);
             open.epoch.0 += 1;
-            open.phase = Phase::Undone { cause: cause.clone() };
+            open.phase = displaced(&open.phase, cause.clone());
             row.revision += 1;
         }
     }
@@ -127,9 +133,9 @@ impl Store {
         true
     }
 
-    pub(super) fn set_fault(&mut self, ix: usize, cause: Option<&Cause>, at: Timestamp) {
+    pub(super) fn set_fault(&mut self, ix: usize, cause: Option<&Cause>, abandoned: bool, at: Timestamp) {
         let instance = Arc::make_mut(&mut self.rows[ix].instance);
-        instance.fault = cause.map(|cause| Fault { at, cause: cause.clone(), abandoned: false });
+        instance.fault = cause.map(|cause| Fault { at, cause: cause.clone(), abandoned });
     }
 
     fn apply(&mut self, ix: usize, change: &Change) {
@@ -195,19 +201,22 @@ impl World {
         let at = operation.updated_at;
         let end = match &operation.phase {
             Phase::Done => {
-                self.store.set_fault(ix, None, at);
+                self.store.set_fault(ix, None, false, at);
                 Some(End::Done)
             }
             Phase::Undone { cause } => {
-                self.store.set_fault(ix, Some(cause), at);
+                self.store.set_fault(ix, Some(cause), false, at);
                 Some(End::Undone)
             }
             Phase::Stuck { cause, .. } => {
-                self.store.set_fault(ix, Some(cause), at);
+                self.store.set_fault(ix, Some(cause), false, at);
                 Some(End::Stuck)
             }
-            // Nobody in here gives anything up.
-            Phase::Forward { .. } | Phase::Backward { .. } | Phase::Abandoned { .. } => None,
+            Phase::Abandoned { cause, .. } => {
+                self.store.set_fault(ix, Some(cause), true, at);
+                Some(End::Abandoned)
+            }
+            Phase::Forward { .. } | Phase::Backward { .. } => None,
         };
         if let Some(end) = end {
             *self.coverage.ends.entry((operation.kind, end)).or_default() += 1;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use coffer_core::datastore::{Datastore, Version};
 use coffer_core::flavor::Flavor;
-use coffer_core::id::VersionId;
-use coffer_core::operation::Phase;
+use coffer_core::id::{OperationId, VersionId};
 use coffer_core::plan::Step;
 use jiff::Timestamp;
 
+use super::choice::Hold;
 use super::coverage::Coverage;
-use super::fault::{Heal, Odds};
+use super::fault::{Heal, Odds, Stubborn};
 use super::link::Letter;
 use super::place::{Place, Promises};
 use super::request::Want;
@@ -40,6 +40,8 @@ pub(super) enum Event {
     Client(usize),
     Person,
     Strike,
+    /// It is looked whether what was resumed was tried.
+    Resumed(usize, OperationId),
     Heal(Heal),
     Calm,
     /// It is looked whether all is well.
@@ -87,6 +89,10 @@ pub(super) struct World {
     pub(super) servers: Vec<Server>,
     pub(super) places: Vec<Option<Place>>,
     pub(super) promises: Vec<Promises>,
+    /// When places were dropped last.
+    pub(super) dropped_at: Vec<u64>,
+    /// Who has the right to change a place: which life of which server, and for what.
+    pub(super) holders: Vec<Option<Hold>>,
     pub(super) expected: Vec<Expected>,
     pub(super) catalogue: Vec<Version>,
     pub(super) flavor: Flavor,
@@ -103,7 +109,13 @@ pub(super) struct World {
     pub(super) rate: u64,
     /// How many acts of a thousand are struck by a fault of their own, of servers and of agents in sections.
     pub(super) hazard: u64,
+    /// What fails again and again for a minute, so that it gets stuck.
+    pub(super) stubborn: Stubborn,
     pub(super) is_calm: bool,
+    /// What was resumed, and was not tried since.
+    pub(super) resumed: BTreeSet<OperationId>,
+    /// The operations of which agents have said that they do not get on.
+    pub(super) said_stuck: BTreeSet<OperationId>,
     pub(super) coverage: Coverage,
     pub(super) violations: Vec<String>,
     pub(super) trace: Option<VecDeque<String>>,
@@ -122,6 +134,7 @@ impl World {
         let (durable, keep) = (rng.chance(500), Duration::from_secs(rng.pick(&[40, 120, 86_400, 86_400])));
         let rate = rng.pick(&[2500, 8000, 30_000, 100_000]);
         let hazard = rng.pick(&[0, 15, 40, 100]);
+        let stubborn = Stubborn { steps: rng.chance(150), provider: rng.chance(150) };
         let mut world = Self {
             now: 1,
             rng,
@@ -129,6 +142,8 @@ impl World {
             servers: (1..=servers).map(|life| Server::new(u32::try_from(life).expect("a few"))).collect(),
             places: Vec::new(),
             promises: Vec::new(),
+            dropped_at: Vec::new(),
+            holders: Vec::new(),
             expected: Vec::new(),
             catalogue: [
                 (Datastore::Redis, "7.0.15"),
@@ -149,7 +164,10 @@ impl World {
             cuts: BTreeSet::new(),
             rate,
             hazard,
+            stubborn,
             is_calm: false,
+            resumed: BTreeSet::new(),
+            said_stuck: BTreeSet::new(),
             coverage: Coverage { histories: 1, ..Coverage::default() },
             violations: Vec::new(),
             trace: traced.then(VecDeque::new),
@@ -198,6 +216,7 @@ impl World {
                     }
                 }
                 Event::Strike => self.strike(),
+                Event::Resumed(ix, id) => self.was_resumed(ix, id),
                 Event::Heal(heal) => self.heal(heal),
                 Event::Calm => {
                     self.calm();
@@ -300,8 +319,10 @@ impl World {
         }
         self.asked_again_at = self.now;
         for ix in 0..self.store.rows.len() {
+            if self.tidy_up(ix) {
+                continue;
+            }
             let row = &self.store.rows[ix];
-            let stuck = row.open().is_some_and(|open| matches!(open.phase, Phase::Stuck { .. }));
             let stopped = self.places[ix].as_ref().is_some_and(|place| {
                 row.instance.built
                     && row.open().is_none()
@@ -309,9 +330,7 @@ impl World {
                     && !place.agent.state.wanted
                     && place.engine.is_none()
             });
-            if stuck {
-                self.ask(Want::Delete, ix);
-            } else if stopped {
+            if stopped {
                 self.ask(Want::Restart, ix);
             }
         }
@@ -328,6 +347,9 @@ impl World {
         let expected = &self.expected[ix];
         if let Some(open) = row.open() {
             return Some(format!("its {} is {:?}", open.kind.name(), open.phase));
+        }
+        if self.is_given_up(ix) && !row.deleted {
+            return Some("it was given up, and nothing was done since".to_owned());
         }
         if !row.results.is_empty() {
             return Some("answers lie in the store that nobody waits for".to_owned());
