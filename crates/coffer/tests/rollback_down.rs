@@ -243,7 +243,9 @@ fn an_engine_that_does_not_answer_is_killed_only_where_a_loss_was_agreed_to() {
     }
     let since = [&lossy, &in_place].map(read);
     let engines = [&lossy, &in_place].map(|instance| world.engine_pid(&instance.id).unwrap());
-    engines.into_iter().for_each(|engine| signal(engine, Signal::STOP));
+    for engine in engines {
+        signal(engine, Signal::STOP);
+    }
     for instance in [&lossy, &in_place] {
         wait_for("that to be seen", || world.show(&instance.id)["operating_status"] == "SHUTDOWN");
     }

@@ -201,16 +201,18 @@ impl World {
         }
         let waits = open.is_some_and(|open| matches!(open.phase, Phase::Stuck { .. }));
         let clocks_agree = self.servers.iter().all(|server| server.skew == 0);
-        // What a server hears late looks as if it were so now.
-        let since = self.dropped_at[ix].cast_signed();
-        let is_news = seen.as_ref().is_some_and(|seen| seen.at.as_millisecond() >= since);
-        let is_gone = open.is_none() && self.places[ix].is_none() && !is_news;
+        // What was seen before says nothing: the place may be gone since, or its engine was ended by what was given up.
+        let given_up =
+            row.operations.last().filter(|_| self.is_given_up(ix)).map(|last| last.updated_at.as_millisecond());
+        let dropped = self.places[ix].is_none().then(|| self.dropped_at[ix].cast_signed());
+        let unknown_since = given_up.max(dropped).filter(|_| open.is_none() && clocks_agree);
+        let is_unknown = unknown_since.is_some_and(|since| seen.is_none_or(|seen| seen.at.as_millisecond() < since));
         let wrong = if waits && (status != Status::Error || row.instance.fault.is_none()) {
             Some("waits for a person, and does not look like it")
         } else if why.is_some() && !waits && open.is_none_or(|open| !self.said_stuck.contains(&open.id)) {
             Some("looks stuck, and no agent has said so")
-        } else if is_gone && clocks_agree && status != Status::Error {
-            Some("was given up and has no place, and looks well")
+        } else if is_unknown && status != Status::Error {
+            Some("was given up, or has no place, and looks well though nobody has seen that since")
         } else {
             None
         };

@@ -87,7 +87,7 @@ pub(super) struct Odds {
     pub(super) network_millis: u64,
 }
 
-/// What fails nearly always in a history, for a minute of each minute and a half.
+/// What fails nearly always in a history, for 100 s of each two minutes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stubborn {
     pub(super) steps: bool,
@@ -143,7 +143,8 @@ impl World {
 
     /// Right before a server reads, acts or writes for an operation, something may befall it. True where it did.
     pub(super) fn server_is_struck(&mut self, s: usize) -> bool {
-        let hazard = self.hazard;
+        // Where removals get stuck, somebody who was stopped right before one matters most.
+        let hazard = if self.stubborn.provider { self.hazard.max(60) } else { self.hazard };
         if self.is_calm || !self.rng.chance(hazard) {
             return false;
         }
@@ -165,7 +166,7 @@ impl World {
     }
 
     fn is_stubborn_now(&mut self) -> bool {
-        !self.is_calm && self.now % 90_000 > 30_000 && self.rng.chance(970)
+        !self.is_calm && self.now % 120_000 > 20_000 && self.rng.chance(970)
     }
 
     /// Whether the provider cannot do something.

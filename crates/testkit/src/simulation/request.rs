@@ -66,6 +66,9 @@ impl World {
         self.ask(want, ix);
         // Whoever sees something stuck decides soon; others want to decide about what is not.
         let waits = self.store.rows[ix].open().is_some_and(|open| self.needs_person(ix, &open.phase));
+        if waits && self.rng.chance(200) {
+            self.ask(Want::Delete, ix);
+        }
         if self.rng.chance(if waits { 500 } else { 60 }) {
             let choice = self.rng.pick(&[Choice::Resume, Choice::Abandon]);
             self.somebody_decides(choice, ix);

@@ -109,7 +109,7 @@ pub(super) struct World {
     pub(super) rate: u64,
     /// How many acts of a thousand are struck by a fault of their own, of servers and of agents in sections.
     pub(super) hazard: u64,
-    /// What fails again and again for a minute, so that it gets stuck.
+    /// What fails again and again, so that it gets stuck.
     pub(super) stubborn: Stubborn,
     pub(super) is_calm: bool,
     /// What was resumed, and was not tried since.
@@ -134,7 +134,8 @@ impl World {
         let (durable, keep) = (rng.chance(500), Duration::from_secs(rng.pick(&[40, 120, 86_400, 86_400])));
         let rate = rng.pick(&[2500, 8000, 30_000, 100_000]);
         let hazard = rng.pick(&[0, 15, 40, 100]);
-        let stubborn = Stubborn { steps: rng.chance(150), provider: rng.chance(150) };
+        let stubborn = rng.below(100);
+        let stubborn = Stubborn { steps: stubborn < 20, provider: (12..32).contains(&stubborn) };
         let mut world = Self {
             now: 1,
             rng,
