@@ -5,13 +5,14 @@
 //! back otherwise is flushed to disk.
 
 mod back;
+mod proof;
 mod record;
 mod time;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use coffer_core::finding::{Cause, Finding, Severity};
+use coffer_core::finding::Cause;
 use coffer_core::operation::{self, Event, Next, Phase};
 use coffer_core::section::{Section, SectionStep};
 use coffer_core::spec::EngineSpec;
@@ -20,13 +21,14 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::proof::prove;
 use self::record::{note_begin, note_end};
 use self::time::{hold_limit, in_time, time_left};
 use crate::cause::cause;
 use crate::driver::{self, Client, Settled, Temporary};
 use crate::gate;
 use crate::site::{Error, Exposure, PreImage, Probe, STAYING, Seen};
-use crate::state::{Durability, Held, Journal};
+use crate::state::{Durability, Journal};
 use crate::supervisor::Supervisor;
 
 /// How much of the time that writes wait has to be left when the old engine is told to end.
@@ -35,8 +37,6 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// when new connections begin to wait.
 const READER_SILENT: Duration = gate::QUIET.saturating_add(Duration::from_millis(10));
 const _: () = assert!(READER_SILENT.as_millis() < STAYING.as_millis());
-/// How many findings of a proof that failed are told in a sentence.
-const FINDINGS_TOLD: usize = 3;
 /// The pauses before a step that must not fail is tried again. The last one repeats.
 const AGAIN: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
@@ -532,61 +532,6 @@ async fn start_old(sup: &mut Supervisor, section: &Section) -> Result<(), Cause>
 async fn serving(sup: &mut Supervisor, section: &Section) -> Result<Client, Cause> {
     sup.host.give_files()?;
     sup.host.start(&section.from, Exposure::Open).await
-}
-
-/// Proves that the engine is what `spec` says and holds what was counted when writes were made to wait: now, or before the
-/// pre-image was taken that it runs on.
-async fn prove(sup: &mut Supervisor, spec: &EngineSpec) -> Result<String, Cause> {
-    let client = sup.host.ready(spec).await?;
-    let found = client.verify_closed(spec).await.map_err(cause)?;
-    let (mut findings, told): (Vec<_>, Vec<_>) = found.into_iter().partition(|f| f.severity == Severity::Error);
-    if !told.is_empty() {
-        sup.event("config.differs", &few(&told));
-    }
-    let mut compared = String::new();
-    // Where the old engine had died before anything was counted, there is nothing to compare with.
-    if let Some(journal) = &sup.state.section
-        && let Some(Held { measures, fingerprint }) = back::held(sup, journal, spec)?
-    {
-        let same_engine = journal.section.from.number == spec.number;
-        let seen = client.compare(&measures, &fingerprint).await;
-        if same_engine && driver::works_in_place(spec) {
-            // The files are those that it left: another look at them gives no other data, and keeping clients out none either.
-            let differs = match seen {
-                Ok((differs, how_much)) => {
-                    compared = how_much;
-                    few(&differs)
-                }
-                Err(error) => cause(error).message,
-            };
-            if !differs.is_empty() {
-                let message = format!("{} holds something else than before it was stopped: {differs}", spec.label());
-                sup.event("proof.differs", &message);
-            }
-        } else {
-            let (differs, how_much) = seen.map_err(cause)?;
-            compared = how_much;
-            findings.extend(differs);
-        }
-    }
-    if findings.is_empty() {
-        return Ok(compared);
-    }
-    let mut cause = Cause::new(
-        format!("{} answers, but it is not what it should be: {}", spec.label(), few(&findings)),
-        "the data is as it was; report this with the operation's steps",
-    );
-    cause.findings = findings;
-    Err(cause)
-}
-
-/// The first of them in a sentence. Thousands of keys may be missing, and somebody is to read it.
-fn few(findings: &[Finding]) -> String {
-    let mut told: Vec<_> = findings.iter().take(FINDINGS_TOLD).map(ToString::to_string).collect();
-    if findings.len() > FINDINGS_TOLD {
-        told.push(format!("and {} more", findings.len() - FINDINGS_TOLD));
-    }
-    told.join("; ")
 }
 
 /// Lets clients in. Where there is no gate, engines that cannot open a port while they run are started a second time. So is one
