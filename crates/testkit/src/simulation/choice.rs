@@ -13,8 +13,9 @@ use coffer_core::stuck::{Choice, Open, displaced_section, offer};
 use super::server::{Transaction, Turn, Up};
 use super::world::{Event, World};
 
-/// How soon what was resumed is tried again while nothing goes wrong, in milliseconds.
-const AT_ONCE: u64 = 500;
+/// How soon what was resumed is tried again while nothing goes wrong, in milliseconds: at the next look of whoever resumed it, where
+/// somebody else held it for a moment to decide the same, whose clock may be late.
+const AT_ONCE: u64 = 1500;
 
 /// A choice that has reached a server.
 #[derive(Clone)]
@@ -223,7 +224,11 @@ impl World {
 
     /// What was resumed is tried again at once, where nothing goes wrong.
     fn watch_resumed(&mut self, ix: usize, operation: &Operation) {
-        if self.is_calm && matches!(operation.phase, Phase::Forward { .. } | Phase::Backward { .. }) {
+        // Whoever has claimed it since has tried it, or is about to.
+        if self.is_calm
+            && self.store.holds(ix, operation)
+            && matches!(operation.phase, Phase::Forward { .. } | Phase::Backward { .. })
+        {
             self.resumed.insert(operation.id);
             self.at(self.now + AT_ONCE, Event::Resumed(ix, operation.id));
         }

@@ -135,6 +135,10 @@ impl World {
         );
         let longest = self.rng.pick(if is_long { &[3000, 25_000, 90_000] } else { &[2000, 5000, 20_000] });
         let lasts = self.rng.between(500, longest);
+        self.meet_for(fault, s, ix, lasts);
+    }
+
+    fn meet_for(&mut self, fault: Fault, s: usize, ix: usize, lasts: u64) {
         self.say(|| format!("{fault:?} (server {s}, place {ix}, {lasts} ms)"));
         if self.befall(fault, s, ix, lasts) {
             *self.coverage.faults.entry(fault).or_default() += 1;
@@ -144,12 +148,17 @@ impl World {
     /// Right before a server reads, acts or writes for an operation, something may befall it. True where it did.
     pub(super) fn server_is_struck(&mut self, s: usize) -> bool {
         // Where removals get stuck, somebody who was stopped right before one matters most.
-        let hazard = if self.stubborn.provider { self.hazard.max(60) } else { self.hazard };
+        let hazard = if self.stubborn.provider { self.hazard.max(25) } else { self.hazard };
         if self.is_calm || !self.rng.chance(hazard) {
             return false;
         }
-        let fault = self.rng.pick(&[Fault::ServerKilled, Fault::ServerPaused, Fault::ServerPaused]);
-        self.meet(fault, s, 0);
+        if self.stubborn.provider && self.rng.chance(400) {
+            let lasts = self.rng.between(30_000, 90_000);
+            self.meet_for(Fault::ServerPaused, s, 0, lasts);
+        } else {
+            let fault = self.rng.pick(&[Fault::ServerKilled, Fault::ServerPaused, Fault::ServerPaused]);
+            self.meet(fault, s, 0);
+        }
         self.servers[s].up != Up::Runs
     }
 
@@ -166,7 +175,7 @@ impl World {
     }
 
     fn is_stubborn_now(&mut self) -> bool {
-        !self.is_calm && self.now % 120_000 > 20_000 && self.rng.chance(970)
+        !self.is_calm && self.now % 120_000 > 20_000 && self.rng.chance(960)
     }
 
     /// Whether the provider cannot do something.
