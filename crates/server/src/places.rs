@@ -34,7 +34,12 @@ impl Failure {
             tracing::warn!(failure = %self, %error, "the provider failed");
         }
         // The hint is in the sentence already.
-        let said = system.map(|error| format!(" ({})", error.kind())).unwrap_or_default();
+        let said = system.map(|error| match error.kind() {
+            // Words of our own, without a path.
+            std::io::ErrorKind::Other => format!(" ({error})"),
+            kind => format!(" ({kind})"),
+        });
+        let said = said.unwrap_or_default();
         Cause::new(format!("{self}{said}"), "")
     }
 }
