@@ -193,8 +193,11 @@ fn an_engine_that_ends_again_while_it_is_asked_is_done_without() {
 
 #[test]
 fn an_engine_that_somebody_stopped_stays_down_unless_it_is_rolled_back() {
-    let Some(world) = World::start() else { return };
-    let instance = world.create("r", "7.0.15", &KEPT);
+    const OLD: &str = "7.0.18";
+    let Some(mut world) = World::prepare(&faulty::entry(OLD), "") else { return };
+    faulty::import(&world, "7.0.15", OLD);
+    world.start_server();
+    let instance = world.create("r", OLD, &KEPT);
     let id = &instance.id;
     contents::fill(&mut world.redis(&instance), "before");
     let before = read(&instance);
@@ -204,20 +207,19 @@ fn an_engine_that_somebody_stopped_stays_down_unless_it_is_rolled_back() {
     signal(world.engine_pid(id).unwrap(), Signal::TERM);
     wait_for("its end to be told", || world.show(id)["operating_status"] == "SHUTDOWN");
 
-    let kept = fs_err::read_dir(world.volume(id).join("pre")).unwrap().next().unwrap().unwrap().path();
-    let (list, aside) = (kept.join("preimage.json"), kept.join("aside"));
-    fs_err::rename(&list, &aside).unwrap();
+    faulty::set_mood_of(&world, &instance, OLD, Some(Mood::Ends));
     let failed = roll_back(&world, &["r"]);
     assert_eq!(failed.code, 6, "{failed:?}");
     assert_eq!((world.engine_pid(id), preimages(&world, id)), (None, 1), "it is as it was");
     assert!(Connection::open(instance.address, None).is_err(), "nobody waits for it");
-    fs_err::rename(&aside, &list).unwrap();
+    wait_for("that to be told as before", || world.show(id)["drift"].to_string().contains("engine.stopped"));
+    faulty::set_mood_of(&world, &instance, OLD, None);
 
     let (plan, told) = preview(&world, &["r"]);
     assert_eq!((&plan["down"], &plan["loss"]["writes"]), (&json!(true), &Value::Null), "{plan}");
     assert!(told.contains("the engine was told to end, by somebody else than coffer"), "{told}");
     roll_back(&world, &["r"]).ok();
-    assert_well(&world, &instance, "redis 7.0.15");
+    assert_well(&world, &instance, &format!("redis {OLD}"));
     before.assert_same(&read(&instance), "back");
 }
 
