@@ -122,25 +122,26 @@ impl Write {
     }
 }
 
+/// The schema as it came to be. Servers of the schema before go on for a moment when they are replaced, so none takes away or
+/// renames what they use; and what they could not read, such as a new kind of step, comes with a migration, be it an empty one.
+const MIGRATIONS: [(i64, &str, &str); 6] = [
+    (1, "foundation", include_str!("../migrations/0001_foundation.sql")),
+    (2, "newest address", include_str!("../migrations/0002_newest_address.sql")),
+    (3, "ipv6", include_str!("../migrations/0003_ipv6.sql")),
+    (4, "clients", include_str!("../migrations/0004_clients.sql")),
+    (5, "groups", include_str!("../migrations/0005_groups.sql")),
+    (6, "gaps", include_str!("../migrations/0006_gaps.sql")),
+];
 /// The newest schema that this binary knows.
-const SCHEMA: i64 = 6;
+const SCHEMA: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 fn newer(location: &Location, has: i64) -> Error {
     Error::Newer { store: location.to_string(), has, knows: SCHEMA }
 }
 
-/// Up to [`SCHEMA`]. Servers of the schema before go on for a moment when they are replaced, so none takes away or renames
-/// what they use; and what they could not read, such as a new kind of step, comes with a migration, be it an empty one.
 fn migrations() -> Migrator {
-    let simple = |version, name: &'static str, sql: &'static str| {
+    let simple = |(version, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![
-        simple(1, "foundation", include_str!("../migrations/0001_foundation.sql")),
-        simple(2, "newest address", include_str!("../migrations/0002_newest_address.sql")),
-        simple(3, "ipv6", include_str!("../migrations/0003_ipv6.sql")),
-        simple(4, "clients", include_str!("../migrations/0004_clients.sql")),
-        simple(5, "groups", include_str!("../migrations/0005_groups.sql")),
-        simple(6, "gaps", include_str!("../migrations/0006_gaps.sql")),
-    ])
+    Migrator::with_migrations(MIGRATIONS.into_iter().map(simple).collect())
 }
