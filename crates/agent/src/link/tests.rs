@@ -129,6 +129,16 @@ async fn until(wanted: &mut watch::Receiver<Wanted>, is_so: impl FnMut(&Wanted) 
     began.elapsed()
 }
 
+/// A server, and an agent that has heard what it wants and goes on listening.
+async fn follow(dir: &Path) -> (Server, watch::Receiver<Wanted>) {
+    let server = Server::start(dir, "agents.sock");
+    let (link, mut wanted) = link(&server.socket);
+    let socket = server.socket.clone();
+    tokio::task::spawn_local(async move { follow_desired(&link, &socket).await });
+    until(&mut wanted, |wanted| wanted.contains_key(&server.socket)).await;
+    (server, wanted)
+}
+
 /// Whether there is a wish for so long.
 async fn stays(wanted: &mut watch::Receiver<Wanted>, long: Duration) -> bool {
     tokio::time::timeout(long, wanted.wait_for(Wanted::is_empty)).await.is_err()
@@ -138,11 +148,7 @@ async fn stays(wanted: &mut watch::Receiver<Wanted>, long: Duration) -> bool {
 fn lasts(mood: Mood) -> Duration {
     let lasted = Cell::new(Duration::ZERO);
     play(async |dir| {
-        let server = Server::start(dir, "agents.sock");
-        let (link, mut wanted) = link(&server.socket);
-        let socket = server.socket.clone();
-        tokio::task::spawn_local(async move { follow_desired(&link, &socket).await });
-        until(&mut wanted, |wanted| wanted.contains_key(&server.socket)).await;
+        let (server, mut wanted) = follow(dir).await;
         server.mood.set(mood);
         lasted.set(until(&mut wanted, Wanted::is_empty).await);
     });
@@ -164,11 +170,7 @@ fn the_wish_of_a_server_that_cannot_read_its_store_expires() {
 #[test]
 fn the_wish_of_a_server_that_has_nothing_new_to_say_counts_as_long_as_it_says_so() {
     play(async |dir| {
-        let server = Server::start(dir, "agents.sock");
-        let (link, mut wanted) = link(&server.socket);
-        let socket = server.socket.clone();
-        tokio::task::spawn_local(async move { follow_desired(&link, &socket).await });
-        until(&mut wanted, |wanted| wanted.contains_key(&server.socket)).await;
+        let (server, mut wanted) = follow(dir).await;
         assert!(stays(&mut wanted, WISH_LASTS * 10).await, "it was confirmed all the time");
         // Some failures between two answers are none of its business either.
         server.mood.set(Mood::Fails);
