@@ -34,12 +34,12 @@ impl Failure {
             tracing::warn!(failure = %self, %error, "the provider failed");
         }
         // The hint is in the sentence already.
-        let said = system.map(|error| match error.kind() {
+        let said = match system.map(|error| (error, error.kind())) {
             // Words of our own, without a path.
-            std::io::ErrorKind::Other => format!(" ({error})"),
-            kind => format!(" ({kind})"),
-        });
-        let said = said.unwrap_or_default();
+            Some((error, std::io::ErrorKind::Other)) => format!(" ({error})"),
+            Some((_, kind)) => format!(" ({kind})"),
+            None => String::new(),
+        };
         Cause::new(format!("{self}{said}"), "")
     }
 }
