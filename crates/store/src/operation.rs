@@ -50,17 +50,18 @@ pub struct Work {
 }
 
 impl Store {
-    /// Everything that is open, with what agents answered, the oldest first. For the runner: it works for all projects.
-    pub async fn open_operations(&self) -> Result<Vec<Work>, Error> {
+    /// Everything that is open, with what agents answered, the oldest first. For the runner: it works for all projects. What
+    /// cannot be read of one operation is no reason to leave the others.
+    pub async fn open_operations(&self) -> Result<Vec<Result<Work, Error>>, Error> {
         let rows =
             sqlx::query(self.backend.sql(select_work!("ORDER BY o.created_at, o.id"))).fetch_all(self.reader()).await?;
-        works(&rows)
+        Ok(works(&rows))
     }
 
     /// The open operation of one instance, with what its agent answered.
     pub async fn open_operation(&self, instance: InstanceId) -> Result<Option<Work>, Error> {
         let query = sqlx::query(self.backend.sql(select_work!("AND o.instance_id = $1"))).bind(instance.to_string());
-        Ok(works(&query.fetch_all(self.reader()).await?)?.pop())
+        works(&query.fetch_all(self.reader()).await?).pop().transpose()
     }
 
     /// Claims an open operation that nobody has a lease of, until `lease_until`. `None` when somebody else was faster, or newer:
@@ -319,16 +320,20 @@ impl Write {
     }
 }
 
-fn works(rows: &[AnyRow]) -> Result<Vec<Work>, Error> {
-    let mut open: Vec<Work> = Vec::new();
+fn works(rows: &[AnyRow]) -> Vec<Result<Work, Error>> {
+    let mut open: Vec<Result<Work, Error>> = Vec::new();
     for row in rows {
-        let mut c = Columns::of(row, "operation");
-        let (operation, instance) = (c.operation()?, c.instance()?);
-        let result: Option<TaskResult> = c.json_optional()?;
-        match open.last_mut() {
-            Some(work) if work.operation.id == operation.id => work.results.extend(result),
-            _ => open.push(Work { operation, instance, results: result.into_iter().collect() }),
+        match (open.last_mut(), work(row)) {
+            (Some(Ok(last)), Ok(more)) if last.operation.id == more.operation.id => last.results.extend(more.results),
+            (_, work) => open.push(work),
         }
     }
-    Ok(open)
+    open
+}
+
+fn work(row: &AnyRow) -> Result<Work, Error> {
+    let mut c = Columns::of(row, "operation");
+    let (operation, instance) = (c.operation()?, c.instance()?);
+    let results = c.json_optional()?.into_iter().collect();
+    Ok(Work { operation, instance, results })
 }

@@ -51,6 +51,13 @@ async fn a_store_of_a_newer_schema_is_refused() {
 }
 
 #[tokio::test]
+async fn an_operation_that_cannot_be_read_leaves_the_others() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (location, url) = new_file(&dir, "coffer.db");
+    suite::an_operation_that_cannot_be_read_leaves_the_others(&location, &url).await;
+}
+
+#[tokio::test]
 async fn connections_do_not_wait_for_each_others_pages_and_allocations() {
     let mut connection =
         <sqlx::SqliteConnection as sqlx::Connection>::connect("sqlite::memory:").await.expect("memory");

@@ -94,7 +94,7 @@ impl Runner {
         let mut tick = tokio::time::interval(POLL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0_u32;
-        let mut told = HashSet::new();
+        let (mut told, mut unreadable) = (HashSet::new(), HashSet::new());
         let mut complaints = HashMap::new();
         loop {
             let open = tokio::select! {
@@ -106,32 +106,36 @@ impl Runner {
                         self.drop_left_places().await;
                     }
                     ticks = ticks.wrapping_add(1);
-                    let open = self.app.store.open_operations().await;
-                    if let Ok(open) = &open {
-                        told.retain(|id| open.iter().any(|work| work.operation.id == *id));
-                    }
+                    let open = self.app.store.open_operations().await.unwrap_or_else(|error| vec![Err(error)]);
+                    told.retain(|id| open.iter().flatten().any(|work| work.operation.id == *id));
+                    let unread = open.iter().filter_map(|work| work.as_ref().err()).map(ToString::to_string);
+                    let unread: HashSet<_> = unread.collect();
+                    unreadable.retain(|error| unread.contains(error));
                     open
                 }
             };
-            match open {
-                Ok(open) => {
-                    for work in open {
-                        self.look_at(work, &mut drives, &mut told).await;
+            for work in open {
+                match work {
+                    Ok(work) => self.look_at(work, &mut drives, &mut told).await,
+                    // Said once, and again when it is something else: this is tried every second.
+                    Err(error) => {
+                        if unreadable.insert(error.to_string()) {
+                            error!(%error, "an open operation cannot be read, and nobody works on it");
+                        }
                     }
                 }
-                Err(error) => error!(%error, "open operations cannot be read"),
             }
             while drives.try_join_next().is_some() {}
         }
         while drives.join_next().await.is_some() {}
     }
 
-    async fn open_of(&self, instances: HashSet<InstanceId>) -> Result<Vec<Work>, coffer_store::Error> {
+    async fn open_of(&self, instances: HashSet<InstanceId>) -> Vec<Result<Work, coffer_store::Error>> {
         let mut open = Vec::new();
         for instance in instances {
-            open.extend(self.app.store.open_operation(instance).await?);
+            open.extend(self.app.store.open_operation(instance).await.transpose());
         }
-        Ok(open)
+        open
     }
 
     async fn look_at(self: &Arc<Self>, work: Work, drives: &mut JoinSet<()>, told: &mut HashSet<OperationId>) {

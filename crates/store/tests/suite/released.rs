@@ -203,7 +203,8 @@ async fn whoever_logged_in_is_known(store: &Store, then: &mut AnyConnection) {
 async fn what_was_open_is_carried_on(store: &Store, schema: usize) {
     let was_open = store.open_operations().await.expect("operations");
     assert_eq!(was_open.len(), if schema >= 5 { 6 } else { 3 });
-    for Work { operation, instance, results } in was_open {
+    for work in was_open {
+        let Work { operation, instance, results } = work.expect("it can be read");
         let had_answer = !results.is_empty();
         assert_eq!(had_answer, instance.name == "jobs", "whose agent had answered");
         let done = carry_on(store, operation.id, &instance).await;
@@ -285,6 +286,29 @@ fn answered(operation: &Operation, id: TaskId, instance: &Instance) -> Option<Ta
         _ => {}
     }
     Some(TaskResult { id, outcome: Outcome::Done(Box::new(learned)) })
+}
+
+/// Whatever has befallen one of them.
+pub(crate) async fn an_operation_that_cannot_be_read_leaves_the_others(location: &Location, url: &str) {
+    let store = Store::open(location).await.expect("new store");
+    let mut ids = Vec::new();
+    for n in 1..=3 {
+        let instance = insert_another(&store, n, "ours").await;
+        ids.push(open(&store, &instance, Kind::Upgrade).await.id);
+    }
+    ids.sort();
+    let mut damaged = connect(url).await;
+    let by = format!("UPDATE operations SET phase = '{{\"phase\":\"sideways\"}}' WHERE id = '{}'", ids[1]);
+    sqlx::raw_sql(AssertSqlSafe(by)).execute(&mut damaged).await.expect("damaged");
+    damaged.close().await.expect("closed");
+
+    let read = store.open_operations().await.expect("operations");
+    let (good, bad): (Vec<_>, Vec<_>) = read.into_iter().partition(Result::is_ok);
+    assert_eq!(good.into_iter().flatten().map(|work| work.operation.id).collect::<Vec<_>>(), [ids[0], ids[2]]);
+    let [Err(error)] = &*bad else { panic!("{bad:?}") };
+    let said = error.to_string();
+    assert!(said.starts_with(&format!("operation {} cannot be read: unknown variant `sideways`", ids[1])), "{said}");
+    store.close().await;
 }
 
 /// Who does not know the schema any more claims nothing, and is not let in again.
