@@ -234,7 +234,7 @@ async fn perform_as(
     live: &mut Live,
 ) -> Result<String, Cause> {
     match step {
-        SectionStep::Prepare => prepare(sup, section).await,
+        SectionStep::Prepare => prepare(sup, section, live).await,
         SectionStep::Quiesce => quiesce(sup, section, live).await,
         SectionStep::Stop => {
             sup.state.wanted = false;
@@ -337,7 +337,15 @@ fn note_clients(sup: &mut Supervisor, seen: Option<Seen>, live: &Live) {
     }
 }
 
-async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Cause> {
+/// Looks as clients do that come anew each time, from now on if it was not looked yet.
+fn probe<'a>(sup: &Supervisor, section: &Section, live: &'a mut Live) -> &'a Probe {
+    if live.probe.is_none() {
+        live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
+    }
+    live.probe.get_or_insert_with(|| driver::probe(&section.from, &section.to, &sup.host.secrets))
+}
+
+async fn prepare(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Result<String, Cause> {
     // An upgrade was checked before; a restart with other settings is a matter of this section alone.
     if section.from.number == section.to.number && section.from.settings != section.to.settings {
         sup.host.try_target(&section.to).await?;
@@ -360,6 +368,7 @@ async fn prepare(sup: &mut Supervisor, section: &Section) -> Result<String, Caus
         true => sup.host.client_soon(&section.from).await?,
         false => sup.host.client(&section.from).await?,
     };
+    probe(sup, section, live);
     let known = sup.state.section.as_ref().is_some_and(|j| j.measures.are_planned());
     if !known {
         let measures = client.plan_measures().await.map_err(cause)?;
@@ -386,9 +395,8 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     if sup.host.process().is_none() {
         return Ok("the engine does not run, so nobody can write".to_owned());
     }
-    if live.probe.is_none() {
-        live.probes_whole = sup.state.section.as_ref().is_some_and(|j| j.quiesced_at.is_none());
-        live.probe = Some(driver::probe(&section.from, &section.to, &sup.host.secrets));
+    probe(sup, section, live).look_closely();
+    if live.reader.is_none() {
         live.reader = Some(driver::reader(&section.from, &section.to, &sup.host.secrets));
         tokio::time::sleep(READER_SILENT).await;
     }
