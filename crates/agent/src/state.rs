@@ -229,8 +229,10 @@ impl StateFile {
 
     fn replace(&self, state: &State, durability: Durability) -> Result<(), Error> {
         let temporary = self.path.with_extension("new");
+        // What an agent that was killed has left there may be what has the name of what was flushed last.
+        ensure_absent(&temporary)?;
         let mut file = fs_err::OpenOptions::new();
-        file.write(true).create(true).truncate(true);
+        file.write(true).create_new(true);
         file.options_mut().mode(0o600);
         let mut file = file.open(&temporary)?;
         let text = serde_json::to_vec(state).map_err(std::io::Error::other)?;
@@ -348,7 +350,13 @@ mod tests {
         save(5, Durability::Written);
         fs_err::write(&path, [0; 10]).expect("a file");
         assert_eq!(loaded().expect("a state"), 3);
-        fs_err::remove_file(dir.path().join("state.kept")).expect("a file");
+        // An agent was killed after it had given the second name, and before the first.
+        let kept = dir.path().join("state.kept");
+        fs_err::hard_link(&kept, dir.path().join("state.new")).expect("another name");
+        save(6, Durability::Written);
+        fs_err::write(&path, [0; 10]).expect("a file");
+        assert_eq!(loaded().expect("a state"), 3, "what is written anew is another file");
+        fs_err::remove_file(kept).expect("a file");
         assert!(matches!(file.load(), Err(Error::Damaged { .. })), "nothing is made up");
     }
 
