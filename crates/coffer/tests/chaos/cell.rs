@@ -5,6 +5,10 @@ use std::str::FromStr;
 
 use coffer_core::datastore::Datastore;
 
+/// In their order.
+pub(crate) const DATASTORES: [Datastore; 4] =
+    [Datastore::Redis, Datastore::Valkey, Datastore::Mariadb, Datastore::Mysql];
+
 /// What is done with an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Operation {
@@ -233,7 +237,7 @@ impl FromStr for Cell {
 
 /// Every combination there is, those that make no sense among them.
 pub(crate) fn every() -> impl Iterator<Item = Cell> {
-    [Datastore::Redis, Datastore::Valkey, Datastore::Mariadb, Datastore::Mysql].into_iter().flat_map(|datastore| {
+    DATASTORES.into_iter().flat_map(|datastore| {
         Operation::ALL.into_iter().flat_map(move |operation| {
             operation.steps(datastore).into_iter().flat_map(move |step| {
                 [Side::Before, Side::Within, Side::After].into_iter().flat_map(move |side| {

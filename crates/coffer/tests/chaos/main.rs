@@ -176,7 +176,7 @@ impl Work {
     /// but the machine.
     fn work_off(&self) {
         let mut scene: Option<Scene> = None;
-        while let Some(cell) = self.next() {
+        while let Some(cell) = self.next(scene.as_ref()) {
             if scene.as_ref().is_some_and(|scene| scene.versions.datastore != cell.datastore) {
                 // One after the other: they would take each other's room.
                 drop(scene.take());
@@ -208,7 +208,12 @@ impl Work {
         }
     }
 
-    fn next(&self) -> Option<Cell> {
-        self.left.lock().unwrap().pop_front()
+    /// The first that begins with what the scene has, if there is one: to bring an instance to where another begins takes longer
+    /// than the cell.
+    fn next(&self, scene: Option<&Scene>) -> Option<Cell> {
+        let mut left = self.left.lock().unwrap();
+        let suits = |cell: &Cell| scene.is_some_and(|scene| scene.suits(cell, run::keeping_of(cell, self.seed)));
+        let at = left.iter().position(suits).unwrap_or(0);
+        left.remove(at)
     }
 }

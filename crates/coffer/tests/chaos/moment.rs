@@ -56,7 +56,12 @@ impl Cell {
         let volume = seen.world.volume(id);
         match (self.step.name, self.side) {
             ("place", Side::Before) => begun && !volume.join("agent/identity.json").exists(),
-            ("place", _) => begun && seen.world.agent_pid(id).is_some(),
+            // It is done when the agent's process is there, which has its lock a moment later.
+            ("place", _) => {
+                let done = entry.plan.steps.iter().position(|step| step.name() == "place").map(|at| at + 1);
+                let is_next = matches!(entry.phase, Phase::Forward { at, .. } if Some(at) == done);
+                (begun || is_next) && seen.world.agent_pid(id).is_some()
+            }
             ("drop", Side::Before) => begun && volume.exists(),
             ("drop", _) => begun && !volume.exists(),
             (_, Side::Before) => begun,

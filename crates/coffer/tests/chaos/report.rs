@@ -62,27 +62,82 @@ impl Report {
         format!("./chaos --store {} --seed {} --cell {cell}", self.store.name(), self.seed)
     }
 
-    /// Puts this run's table in the place of the one before it with such a store.
+    /// Puts the table of each datastore of which every cell was run in the place of the one before it with such a store, and leaves
+    /// the lines of runs with other seeds.
     pub(crate) fn record(&self) {
         let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/faults.md");
         let old = fs_err::read_to_string(&file).unwrap_or_default();
-        let title = |store: StoreKind| match store {
-            StoreKind::Sqlite => "## One server, SQLite",
-            StoreKind::Postgres => "## Two servers, PostgreSQL",
-        };
-        let mut text = format!("{}\n", introduction());
+        let mut text = introduction();
         for store in [StoreKind::Sqlite, StoreKind::Postgres] {
-            let title = title(store);
-            if store == self.store {
-                let _ = write!(text, "\n{title}\n\n{self}");
-            } else if let Some((_, kept)) = old.split_once(title) {
-                let end = kept.find("\n## ").map_or(kept.len(), |end| end + 1);
-                let _ = write!(text, "\n{title}{}", &kept[..end]);
+            let title = match store {
+                StoreKind::Sqlite => "## One server, SQLite",
+                StoreKind::Postgres => "## Two servers, PostgreSQL",
+            };
+            let olds = part(&old, title, "\n## ").unwrap_or_default();
+            let mut parts = String::new();
+            for datastore in cell::DATASTORES {
+                let heading = format!("### {datastore}\n");
+                let old = part(olds, &heading, "\n### ");
+                let new = (store == self.store && self.is_whole(datastore)).then(|| self.section(datastore, old));
+                if let Some(section) = new.as_deref().or(old) {
+                    let _ = write!(parts, "\n\n{heading}\n{}", section.trim());
+                }
+            }
+            if !parts.is_empty() {
+                let _ = write!(text, "\n\n{title}{parts}");
             }
         }
-        fs_err::write(&file, text.trim_end().to_owned() + "\n").expect("docs/faults.md");
-        println!("written: docs/faults.md");
+        fs_err::write(&file, text + "\n").expect("docs/faults.md");
+        for datastore in cell::DATASTORES {
+            let (ran, all) = (self.of(datastore).count(), cells_of(datastore));
+            match ran {
+                0 => {}
+                _ if ran == all => println!("recorded in docs/faults.md: {datastore}"),
+                _ => println!("not recorded, since only {ran} of {all} cells were run: {datastore}"),
+            }
+        }
     }
+
+    fn of(&self, datastore: Datastore) -> impl Iterator<Item = &(Cell, Result<Outcome, String>)> {
+        self.done.iter().filter(move |(cell, _)| cell.datastore == datastore)
+    }
+
+    fn is_whole(&self, datastore: Datastore) -> bool {
+        self.of(datastore).count() == cells_of(datastore)
+    }
+
+    /// A line for each seed, this run's among them, and its table.
+    fn section(&self, datastore: Datastore, old: Option<&str>) -> String {
+        let seed_of = |line: &str| line.strip_prefix("- seed ")?.split_once(',')?.0.parse::<u64>().ok();
+        let mut lines: BTreeMap<u64, String> =
+            old.into_iter().flat_map(str::lines).filter_map(|line| Some((seed_of(line)?, line.to_owned()))).collect();
+        let wrong: Vec<_> = self.of(datastore).filter(|(_, ran)| ran.is_err()).collect();
+        let today = Timestamp::now().strftime("%Y-%m-%d");
+        let (all, failed) = (cells_of(datastore), wrong.len());
+        lines.insert(self.seed, format!("- seed {}, {today}: {all} cells, {failed} not as promised", self.seed));
+        let mut text = lines.into_values().collect::<Vec<_>>().join("\n");
+        let _ = writeln!(text, "\n\nWith seed {}:", self.seed);
+        text += &self.table(datastore);
+        if failed > 0 {
+            text += "\nNot as promised:\n\n";
+        }
+        for (cell, ran) in wrong {
+            let why = ran.as_ref().err().map_or("", String::as_str);
+            let _ = writeln!(text, "- `{}`: {}", self.command(cell), short(why));
+        }
+        text
+    }
+}
+
+/// What stands between a heading and the next one of its kind.
+fn part<'a>(text: &'a str, heading: &str, next: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(heading)?;
+    Some(rest.split_once(next).map_or(rest, |(part, _)| part))
+}
+
+/// How many cells of a datastore make sense.
+fn cells_of(datastore: Datastore) -> usize {
+    cell::every().filter(|cell| cell.datastore == datastore && cell::why_not(cell).is_none()).count()
 }
 
 /// Keeps what everybody said in a cell that went wrong, and says where.
@@ -114,7 +169,7 @@ fn introduction() -> String {
     let cells = all - left_out.values().sum::<usize>();
     let mut text = format!(
         "# What happens when something goes wrong\n\n\
-         Written by `./chaos --record`. Each operation is done with a real engine under clients that write, and struck at each\n\
+         Written by `./chaos --record`, a datastore whenever all of its cells were run. Each operation is done with a real engine under clients that write, and struck at each\n\
          step, before and after it. Afterwards it is ACTIVE in a version that was proven, no acknowledged write is lost, and there is\n\
          nothing on the machine that was not there before. A cell says how many such operations ended *done* and *undone*, and the\n\
          longest time until all was well again. One that is not as promised is named below its table.\n\n\
@@ -147,42 +202,39 @@ impl fmt::Display for Report {
         for datastore in &self.lacking {
             writeln!(f, "NOT RUN: the cells of {datastore}")?;
         }
-        let datastores: BTreeSet<_> = self.done.iter().map(|(cell, _)| cell.datastore).collect();
-        for datastore in datastores {
-            self.write_table(f, datastore)?;
+        for datastore in cell::DATASTORES {
+            if self.of(datastore).next().is_some() {
+                f.write_str(&self.table(datastore))?;
+            }
         }
-        let wrong: Vec<_> = self.done.iter().filter(|(_, ran)| ran.is_err()).collect();
-        if !wrong.is_empty() {
-            writeln!(f, "\nNot as promised:\n")?;
-        }
-        for (cell, ran) in wrong {
-            let why = ran.as_ref().err().map_or("", String::as_str);
-            writeln!(f, "- `{}`: {}", self.command(cell), short(why))?;
+        for (cell, ran) in &self.done {
+            if let Err(why) = ran {
+                writeln!(f, "\nnot as promised: {}\n    {}", self.command(cell), short(why))?;
+            }
         }
         Ok(())
     }
 }
 
 impl Report {
-    fn write_table(&self, f: &mut fmt::Formatter<'_>, datastore: Datastore) -> fmt::Result {
+    fn table(&self, datastore: Datastore) -> String {
         let of = |operation: Operation, fault: Fault| {
-            let fits =
-                move |cell: &Cell| cell.datastore == datastore && cell.operation == operation && cell.fault == fault;
-            self.done.iter().filter(move |(cell, _)| fits(cell)).map(|(_, ran)| ran)
+            let fits = move |cell: &Cell| cell.operation == operation && cell.fault == fault;
+            self.of(datastore).filter(move |(cell, _)| fits(cell)).map(|(_, ran)| ran)
         };
         let operations: Vec<_> = Operation::ALL
             .into_iter()
             .filter(|operation| Fault::ALL.into_iter().any(|fault| of(*operation, fault).next().is_some()))
             .collect();
         let names: Vec<_> = operations.iter().map(|operation| operation.name()).collect();
-        writeln!(f, "\n| {datastore} | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()))?;
+        let mut text = format!("\n| {datastore} | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
         for fault in Fault::ALL {
             let texts: Vec<_> = operations.iter().map(|operation| told(of(*operation, fault))).collect();
             if texts.iter().any(|text| !text.is_empty()) {
-                writeln!(f, "| {} | {} |", fault.name(), texts.join(" | "))?;
+                let _ = writeln!(text, "| {} | {} |", fault.name(), texts.join(" | "));
             }
         }
-        Ok(())
+        text
     }
 }
 

@@ -17,6 +17,9 @@ use super::support::http::Answer;
 use super::support::unharmed::{state, wait_until_settled};
 use super::support::world::{Instance, PATIENCE, wait_for};
 
+/// After how many cells a disk gives back room that is free.
+const TRIM: usize = 20;
+
 /// How a cell ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
@@ -106,6 +109,9 @@ pub(crate) fn run(scene: &mut Scene, cell: &Cell, seed: u64) -> Outcome {
     assert_rows_settled(&mut scene.ledger());
     assert_same(&before.without(gone), || scene.remains().without(gone.filter(|_| subject.is_some())));
     scene.ensure_roots();
+    if run.is_multiple_of(TRIM) {
+        scene.world.disk().expect("a disk of its own").trim();
+    }
     match subject {
         // There is no way back that anybody could rely on.
         Some(subject) if cell.fault == Fault::BadPreimage => scene.delete(subject),
@@ -118,6 +124,10 @@ pub(crate) fn run(scene: &mut Scene, cell: &Cell, seed: u64) -> Outcome {
 }
 
 /// How a Redis keeps its data in this cell.
+pub(crate) fn keeping_of(cell: &Cell, seed: u64) -> usize {
+    keeping(cell, &mut Chance::of(seed, &cell.to_string()))
+}
+
 fn keeping(cell: &Cell, chance: &mut Chance) -> usize {
     // Nobody but its promise brings back what an engine acknowledged, until there is a file of all writes for the section, and
     // when that is gone again.

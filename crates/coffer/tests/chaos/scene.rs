@@ -8,7 +8,7 @@ use coffer_core::datastore::Datastore;
 use coffer_testkit::postgres::Cluster;
 use serde_json::{Value, json};
 
-use super::cell::{Cell, Operation};
+use super::cell::{Cell, Fault, Operation};
 use super::remains::Remains;
 use super::subject::{KEEPINGS, Subject, Versions, ask_create};
 use super::support::another::Another;
@@ -60,6 +60,8 @@ pub(crate) struct Scene {
     subjects: BTreeMap<usize, Subject>,
     /// The instances that there ever were.
     pub ids: BTreeSet<String>,
+    /// The engine root of each version.
+    roots: BTreeMap<String, PathBuf>,
     /// A configuration group for each version.
     groups: BTreeMap<String, String>,
     /// How many cells there were, and names of instances.
@@ -109,12 +111,24 @@ impl Scene {
             fs_err::write(world.data().join("store"), "postgres:///coffer?user=coffer").expect("where the store is");
             Shared { other: None, _cluster: cluster, namespace }
         });
+        let roots = [&versions.old, &versions.new].map(|version| (version.clone(), root(&world, datastore, version)));
         let clock = Clock::make(world.data());
         let (subjects, groups) = (BTreeMap::new(), BTreeMap::new());
         let ids = BTreeSet::new();
         // What the test itself has written there is not to be lost.
         rustix::fs::sync();
-        let mut scene = Self { world, clock, versions, shared, _registry: registry, subjects, ids, groups, runs: 0 };
+        let mut scene = Self {
+            world,
+            clock,
+            versions,
+            shared,
+            _registry: registry,
+            subjects,
+            ids,
+            roots: roots.into(),
+            groups,
+            runs: 0,
+        };
         scene.start_servers();
         Some(scene)
     }
@@ -184,29 +198,19 @@ impl Scene {
 
     /// Removes the engine root of a version.
     pub(crate) fn remove_root(&self, version: &str) {
-        let root = self.root(version);
+        let root = &self.roots[version];
         let mut chmod = std::process::Command::new("chmod");
-        let _ = chmod.args(["-R", "u+w"]).arg(&root).output();
+        let _ = chmod.args(["-R", "u+w"]).arg(root).output();
         fs_err::remove_dir_all(root).expect("an engine root");
-    }
-
-    fn root(&self, version: &str) -> PathBuf {
-        let list = self.world.coffer(["engine", "list", "-o", "json"]).ok().json();
-        let is_it = |r: &&Value| {
-            r["Datastore"] == self.versions.datastore.name() && (r["Version"] == version || r["Number"] == version)
-        };
-        let found = list.as_array().and_then(|list| list.iter().find(is_it)).unwrap_or_else(|| panic!("no {version}"));
-        self.world.data().join("engines/roots").join(text(&found["Digest"]).replace(':', "-"))
     }
 
     /// Puts back the engine roots that are gone, for the cells that follow. Whether Coffer does so is up to it: it has the images.
     pub(crate) fn ensure_roots(&self) {
         let Some(store) = std::env::var_os("COFFER_TEST_STORE") else { return };
-        for version in [&self.versions.old, &self.versions.new] {
-            let root = self.root(version);
+        for root in self.roots.values() {
             let from = PathBuf::from(&store).join("roots").join(root.file_name().unwrap_or_default());
             if !root.exists() && from.exists() {
-                link_all(&from, &root);
+                link_all(&from, root);
             }
         }
     }
@@ -230,24 +234,50 @@ impl Scene {
         }
     }
 
+    /// The version with which an instance begins, where that matters; of the newer one it is to go back, too.
+    fn wanted(&self, cell: &Cell) -> Option<&String> {
+        match cell.operation {
+            Operation::Upgrade => Some(&self.versions.old),
+            Operation::Rollback | Operation::Finalize => Some(&self.versions.new),
+            Operation::Create | Operation::Restart | Operation::Configure | Operation::Accounts | Operation::Delete => {
+                None
+            }
+        }
+    }
+
+    fn is_as_wanted(&self, subject: &Subject, wanted: &str) -> bool {
+        subject.version == wanted && (subject.has_way_back || wanted == self.versions.old)
+    }
+
+    /// Whether a cell can begin with what there is.
+    pub(crate) fn suits(&self, cell: &Cell, keeping: usize) -> bool {
+        if cell.datastore != self.versions.datastore {
+            return false;
+        }
+        if cell.fault == Fault::PowerCut && self.subjects.keys().any(|keeping| *keeping != 0) {
+            return false;
+        }
+        let subject = self.subjects.get(&keeping);
+        match self.wanted(cell) {
+            Some(wanted) => subject.is_some_and(|subject| self.is_as_wanted(subject, wanted)),
+            None => cell.operation == Operation::Create || subject.is_some(),
+        }
+    }
+
     /// The instance with which a cell begins, brought to where it has to be; `None` for a creation.
     pub(crate) fn subject(&mut self, cell: &Cell, keeping: usize) -> Option<Subject> {
-        let wanted = match cell.operation {
-            Operation::Create => return None,
-            Operation::Upgrade => Some(self.versions.old.clone()),
-            Operation::Rollback | Operation::Finalize => Some(self.versions.new.clone()),
-            Operation::Restart | Operation::Configure | Operation::Accounts | Operation::Delete => None,
-        };
+        if cell.operation == Operation::Create {
+            return None;
+        }
         let mut subject = match self.subjects.remove(&keeping) {
             Some(subject) => subject,
             None => self.create(keeping),
         };
-        let Some(wanted) = wanted else { return Some(subject) };
-        let has_way_back = !self.world.show(&subject.instance.id)["rollback"].is_null();
-        if subject.version == wanted && (has_way_back || wanted == self.versions.old) {
+        let Some(wanted) = self.wanted(cell).cloned() else { return Some(subject) };
+        if self.is_as_wanted(&subject, &wanted) {
             return Some(subject);
         }
-        if subject.version == self.versions.new && !has_way_back {
+        if subject.version == self.versions.new && !subject.has_way_back {
             self.delete(subject);
             subject = self.create(keeping);
         } else if subject.version == self.versions.new {
@@ -311,7 +341,7 @@ impl Scene {
     pub(crate) fn ask(&mut self, cell: &Cell, subject: Option<&Subject>, keeping: usize) -> super::subject::Ask {
         self.runs += 1;
         let run = self.runs;
-        let hangs = cell.fault == super::cell::Fault::RegistryHangs;
+        let hangs = cell.fault == Fault::RegistryHangs;
         let Some(Subject { instance: Instance { id, .. }, version, .. }) = subject else {
             let version = if hangs { self.versions.hanging.to_owned() } else { self.versions.old.clone() };
             return ask_create(&self.versions, &format!("s{run}"), &version, keeping);
@@ -338,6 +368,14 @@ impl Scene {
             Operation::Delete => ("DELETE", one, Value::Null),
         }
     }
+}
+
+/// The engine root of a version.
+fn root(world: &World, datastore: Datastore, version: &str) -> PathBuf {
+    let list = world.coffer(["engine", "list", "-o", "json"]).ok().json();
+    let is_it = |r: &&Value| r["Datastore"] == datastore.name() && (r["Version"] == version || r["Number"] == version);
+    let found = list.as_array().and_then(|list| list.iter().find(is_it)).unwrap_or_else(|| panic!("no {version}"));
+    world.data().join("engines/roots").join(text(&found["Digest"]).replace(':', "-"))
 }
 
 /// Whether a process that was started here has ended and nobody has taken note of it.

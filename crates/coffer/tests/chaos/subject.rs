@@ -91,6 +91,8 @@ pub(crate) struct Subject {
     pub keeping: usize,
     /// The version that it has.
     pub version: String,
+    /// Whether it can go back to the one before.
+    pub has_way_back: bool,
     holds: Holds,
 }
 
@@ -122,7 +124,7 @@ impl Subject {
             Datastore::Mysql => read(mysql::fill, mysql::read),
         };
         let version = super::support::world::text(&world.show(&instance.id)["datastore"]["version"]);
-        Self { name: name.to_owned(), keeping, version, holds, instance }
+        Self { name: name.to_owned(), keeping, version, has_way_back: false, holds, instance }
     }
 
     /// Clients begin to write, with other numbers than those of earlier runs.
@@ -142,7 +144,9 @@ impl Subject {
     #[track_caller]
     pub(crate) fn check(&mut self, world: &World) {
         let id = &self.instance.id;
-        self.version = super::support::world::text(&world.show(id)["datastore"]["version"]);
+        let shown = world.show(id);
+        self.version = super::support::world::text(&shown["datastore"]["version"]);
+        self.has_way_back = !shown["rollback"].is_null();
         match &self.holds {
             Holds::Keys(known) => {
                 forget_written(&mut world.redis(&self.instance));

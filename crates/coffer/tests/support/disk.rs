@@ -32,9 +32,14 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Makes one of so many MiB, which it takes only as they are used, and mounts it. `kept` is to be seen in it. `None` where
-    /// that may not be done.
+    /// that may not be done. The file is in the directory `COFFER_TEST_DISKS`, else beside `at`: in memory a flush is quick, and
+    /// what was not flushed is lost all the same.
     pub(crate) fn make(at: &Path, mib: u32, kept: &Path) -> Option<Self> {
-        let disk = Self { image: at.with_extension("img"), at: at.to_owned(), kept: kept.to_owned(), turn: false };
+        let image = match (std::env::var_os("COFFER_TEST_DISKS"), at.file_name()) {
+            (Some(disks), Some(name)) => Path::new(&disks).join(name).with_extension("img"),
+            _ => at.with_extension("img"),
+        };
+        let disk = Self { image, at: at.to_owned(), kept: kept.to_owned(), turn: false };
         let image = fs_err::File::create(&disk.image).ok()?;
         image.set_len(u64::from(mib) << 20).ok()?;
         let options = ["-q", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"];
@@ -75,6 +80,11 @@ impl Disk {
         }
         let _ = std::io::Write::flush(&mut file);
         Ballast(path)
+    }
+
+    /// Gives back the room that nothing on it takes any more. Not as it becomes free: what a power cut brings back would be gone.
+    pub(crate) fn trim(&self) {
+        let _ = Command::new("fstrim").arg(&self.at).output();
     }
 
     /// Slows it down for so long.

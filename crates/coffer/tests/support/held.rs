@@ -18,6 +18,8 @@ pub(crate) struct Held {
     threads: HashMap<Pid, Thread>,
     /// Who has stopped last, and is to go on next.
     stopped: Option<Pid>,
+    /// How many times somebody has stopped.
+    turns: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -26,12 +28,14 @@ struct Thread {
     of: Pid,
     /// Whether it stands still, with a signal that it was about to get.
     stopped_with: Option<i32>,
+    /// When it was seen to stop last.
+    turn: u64,
 }
 
 impl Held {
     /// Holds the main thread of a process, wherever it is. Its other threads run.
     pub(crate) fn main_thread(pid: u32) -> Self {
-        let mut held = Self { threads: HashMap::new(), stopped: None };
+        let mut held = Self { threads: HashMap::new(), stopped: None, turns: 0 };
         let pid = as_pid(pid);
         held.seize(pid, pid, 0).unwrap_or_else(|e| {
             panic!("a process cannot be held: {e}; hint: run as root or set kernel.yama.ptrace_scope to 0")
@@ -42,7 +46,7 @@ impl Held {
 
     /// Holds all threads of these processes, also those that they make from now on.
     pub(crate) fn processes(pids: impl IntoIterator<Item = u32>) -> Self {
-        let mut held = Self { threads: HashMap::new(), stopped: None };
+        let mut held = Self { threads: HashMap::new(), stopped: None, turns: 0 };
         for pid in pids {
             // Until no thread is new: one that was not held yet may have made another.
             loop {
@@ -66,7 +70,7 @@ impl Held {
         {
             trace(request, thread, data)?;
         }
-        self.threads.insert(thread, Thread { of, stopped_with: None });
+        self.threads.insert(thread, Thread { of, stopped_with: None, turn: 0 });
         Ok(())
     }
 
@@ -94,12 +98,14 @@ impl Held {
         // A single one can be waited for; of several nobody knows which is first.
         let options = if self.threads.len() == 1 { WaitOptions::empty() } else { WaitOptions::NOHANG };
         loop {
-            let running: Vec<_> =
-                self.threads.iter().filter(|(_, t)| t.stopped_with.is_none()).map(|(p, _)| *p).collect();
+            let running = self.threads.iter().filter(|(_, t)| t.stopped_with.is_none());
+            // Who never rests does not keep the others from their turns.
+            let mut running: Vec<_> = running.map(|(pid, thread)| (thread.turn, *pid)).collect();
+            running.sort_unstable_by_key(|(turn, _)| *turn);
             if self.threads.is_empty() {
                 return None;
             }
-            for pid in running {
+            for (_, pid) in running {
                 let Ok(seen) = waitpid(Some(pid), ANY_THREAD | options) else {
                     self.threads.remove(&pid);
                     continue;
@@ -122,9 +128,11 @@ impl Held {
         if event == libc::PTRACE_EVENT_CLONE
             && let Ok(made) = message(pid)
         {
-            self.threads.insert(made, Thread { of, stopped_with: None });
+            self.threads.insert(made, Thread { of, stopped_with: None, turn: 0 });
         }
-        self.threads.insert(pid, Thread { of, stopped_with: Some(if is_ours { 0 } else { stopped_by }) });
+        self.turns += 1;
+        let stopped_with = Some(if is_ours { 0 } else { stopped_by });
+        self.threads.insert(pid, Thread { of, stopped_with, turn: self.turns });
         self.stopped = Some(pid);
         of.as_raw_nonzero().get().unsigned_abs()
     }

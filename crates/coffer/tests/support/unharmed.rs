@@ -66,8 +66,9 @@ impl Known {
         assert_eq!(shown["status"], "ACTIVE", "{shown}");
         assert_eq!(shown["datastore"]["version"], version, "{shown}");
         // What the agent saw reaches the control plane a moment later.
+        let mut shown = shown;
         wait_for("the running version to be told", || {
-            let shown = world.show(id);
+            shown = world.show(id);
             shown["running_version"] == version && shown["on_disk_version"] == version
         });
         let mut connection = world.redis(&self.instance);
