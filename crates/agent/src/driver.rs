@@ -350,6 +350,14 @@ impl Client {
         }
     }
 
+    /// Looks at what [`Client::quiesce`] would else have to look at while clients wait.
+    pub(crate) async fn look_ahead(&self) -> Result<(), Error> {
+        match self {
+            Self::Redis(client) => client.look_ahead().await,
+            Self::Sql(_) => Ok(()),
+        }
+    }
+
     /// Makes writes wait and tells what there is.
     pub(crate) async fn quiesce(&self, spec: &EngineSpec, measures: &Temporary) -> Result<Quiesced, Error> {
         match (self, measures) {

@@ -403,6 +403,7 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     // The last moment at which nobody waits: an engine that may not read its files tells less of them, and may not end cleanly.
     sup.host.give_files()?;
     let client = sup.host.client(&section.from).await?;
+    client.look_ahead().await.map_err(cause)?;
     let drained = sup.host.hold(&section.from, &client, hold_limit(sup, section)?).await?;
     let began = Timestamp::now();
     let asked = async {

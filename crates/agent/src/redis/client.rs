@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coffer_core::datastore::{Datastore, Number};
@@ -21,6 +21,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
+use super::aof::Sound;
 use super::facts;
 use crate::site::{Error, Paths, Secrets};
 
@@ -43,6 +44,8 @@ pub struct Client {
     pub(super) is_valkey: bool,
     pub(super) has_users: bool,
     pub(super) pauses_writes: bool,
+    /// How far its append-only file was looked at.
+    pub(super) sound: Arc<Mutex<Sound>>,
 }
 
 #[derive(Debug)]
@@ -74,6 +77,7 @@ impl Client {
             is_valkey: spec.datastore() == Datastore::Valkey,
             has_users,
             pauses_writes: pauses_writes(spec),
+            sound: Arc::default(),
         }
     }
 

@@ -5,13 +5,14 @@
 //! it anew; any other is told at run time to have one for a while, which changes nothing for its clients.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use coffer_core::engine::redis::config::Persistence;
 use coffer_core::spec::EngineSpec;
 use tokio::time::{Instant, sleep};
 
-use super::{Client, Temporary, disk, survey};
+use super::{Client, Temporary, aof, disk, survey};
 use crate::site::{Error, Paths};
 
 /// How long the engine may write its data anew. Disks that write 30 MB/s do 100 GB in that time.
@@ -55,9 +56,27 @@ impl Client {
         if let Some(reason) = unsafe_to_stop(&self.info("persistence").await?) {
             return Err(Error::Unsafe { reason });
         }
+        self.look_ahead().await?;
         self.save_users().await?;
         warm(&self.paths).await;
         Ok(())
+    }
+
+    /// Looks at what was written so far, so that there is little left to be looked at when writes wait.
+    pub(crate) async fn look_ahead(&self) -> Result<(), Error> {
+        match self.broken().await? {
+            Some(reason) => Err(Error::Unsafe { reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Why no engine would load its append-only file, as far as it is written; see [`aof`].
+    pub(super) async fn broken(&self) -> Result<Option<String>, Error> {
+        let (data, sound) = (self.paths.data.clone(), Arc::clone(&self.sound));
+        let look = move || aof::broken_at(&data, &mut sound.lock().unwrap_or_else(PoisonError::into_inner));
+        let at = tokio::task::spawn_blocking(look).await.map_err(std::io::Error::other)??;
+        Ok(at
+            .map(|at| format!("its append-only file has a hole at {at}, as it has when the disk was full for a while")))
     }
 
     /// Ends the measures: the engine keeps its data as `want` says ([`Persistence::configured`] after an upgrade, what
@@ -68,8 +87,13 @@ impl Client {
         self.set("save", "").await?;
         self.until_written().await?;
         let now = self.persistence().await?;
-        if want.appendonly && !now.appendonly {
-            self.set("appendonly", "yes").await?;
+        if want.appendonly && (!now.appendonly || self.broken().await?.is_some()) {
+            // Written anew, by what is in memory.
+            if now.appendonly {
+                self.ask::<String>("BGREWRITEAOF", &redis::cmd("BGREWRITEAOF")).await?;
+            } else {
+                self.set("appendonly", "yes").await?;
+            }
             self.until_written().await?;
             if let Some(reason) = unsafe_to_stop(&self.info("persistence").await?) {
                 return Err(Error::Unsafe { reason });

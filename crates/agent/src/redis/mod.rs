@@ -20,6 +20,7 @@
 //! `appendonly no` and a newer such file it would forget. [`Client::settle`] then makes it as configured. So an engine
 //! may be killed at any moment of an upgrade and is started again with all it had acknowledged.
 
+mod aof;
 mod client;
 mod disk;
 mod facts;

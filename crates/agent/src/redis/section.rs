@@ -38,11 +38,15 @@ impl Client {
         } else {
             self.pause_all(&temporary.sample).await?
         };
-        match unsafe_to_stop(&info) {
-            Some(reason) => {
-                self.resume().await?;
-                Err(Error::Unsafe { reason })
-            }
+        let reason = match unsafe_to_stop(&info) {
+            Some(reason) => Ok(Some(reason)),
+            None => self.broken().await,
+        };
+        if !matches!(reason, Ok(None)) {
+            self.resume().await?;
+        }
+        match reason? {
+            Some(reason) => Err(Error::Unsafe { reason }),
             None => Ok(quiesced),
         }
     }
