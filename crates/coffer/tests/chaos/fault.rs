@@ -21,8 +21,8 @@ const JUMPS: [i64; 4] = [-6 * 3600, -40, 40, 6 * 3600];
 /// What has to be done so that it goes on.
 pub(crate) enum Mend {
     Nothing,
-    /// These servers were killed.
-    Servers(Vec<u32>),
+    /// These were killed. Servers are started again; others are by those who look after them.
+    Killed(Vec<u32>),
     /// Everything was, and the disk has to be mounted again.
     Power,
     /// The disk is full for so long.
@@ -48,7 +48,11 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
     let Target { id, version, at_work } = *target;
     let lasts = Duration::from_millis(chance.within(LASTS));
     let world = &scene.world;
-    let must = |what: &str, pid: Option<u32>| kill(pid.unwrap_or_else(|| panic!("there is no {what} to be killed")));
+    let must = |what: &str, pid: Option<u32>| {
+        let victim = pid.unwrap_or_else(|| panic!("there is no {what} to be killed"));
+        kill(victim);
+        Mend::Killed(vec![victim])
+    };
     // Not later: without a disk nobody can be looked up.
     let all = [world.agent_pid(id), world.engine_pid(id), world.keeper_pid(id)];
     let all: Vec<_> = all.into_iter().flatten().chain(scene.servers()).collect();
@@ -56,23 +60,14 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
         Fault::KillServer => {
             let victim = at_work.unwrap_or_else(|| chance.pick(&scene.servers()));
             kill(victim);
-            Mend::Servers(vec![victim])
+            Mend::Killed(vec![victim])
         }
-        Fault::KillAgent => {
-            must("agent", world.agent_pid(id));
-            Mend::Nothing
-        }
-        Fault::KillEngine => {
-            must("engine", world.engine_pid(id));
-            Mend::Nothing
-        }
-        Fault::KillKeeper => {
-            must("keeper", world.keeper_pid(id));
-            Mend::Nothing
-        }
+        Fault::KillAgent => must("agent", world.agent_pid(id)),
+        Fault::KillEngine => must("engine", world.engine_pid(id)),
+        Fault::KillKeeper => must("keeper", world.keeper_pid(id)),
         Fault::KillAll => {
-            all.into_iter().for_each(kill);
-            Mend::Servers(scene.servers())
+            all.iter().copied().for_each(kill);
+            Mend::Killed(all)
         }
         Fault::PowerCut => {
             // Nobody says any more that something is on the disk: a flush that the end of the file system meets may seem to be done.
@@ -107,7 +102,7 @@ pub(crate) fn mend(scene: &mut Scene, mend: Mend) {
     match mend {
         // The clock is put right when all is over.
         Mend::Nothing | Mend::Clock => {}
-        Mend::Servers(killed) => {
+        Mend::Killed(killed) => {
             killed.into_iter().for_each(wait_until_gone);
             scene.start_servers();
         }
