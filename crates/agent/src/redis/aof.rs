@@ -76,6 +76,7 @@ enum Read {
 fn command(file: &mut BufReader<std::fs::File>) -> io::Result<Read> {
     let mut line = Vec::new();
     let mut bytes = 0;
+    // How many are still to come; none before the first line.
     let mut words = 0;
     loop {
         line.clear();
@@ -89,8 +90,8 @@ fn command(file: &mut BufReader<std::fs::File>) -> io::Result<Read> {
             _ if (line.len() as u64) < LINE && !line.ends_with(b"\n") && !line.starts_with(b"\0") => {
                 return Ok(Read::End);
             }
-            Some(b'#') if bytes == line.len() as u64 => return Ok(Read::Whole(bytes)),
-            Some(b'*') if words == 0 && bytes == line.len() as u64 => match number(b'*') {
+            Some(b'#') if words == 0 => return Ok(Read::Whole(bytes)),
+            Some(b'*') if words == 0 => match number(b'*') {
                 Some(0) | None => return Ok(Read::Broken),
                 Some(count) => words = count,
             },

@@ -57,11 +57,7 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
     let all = [world.agent_pid(id), world.engine_pid(id), world.keeper_pid(id)];
     let all: Vec<_> = all.into_iter().flatten().chain(scene.servers()).collect();
     match cell.fault {
-        Fault::KillServer => {
-            let victim = at_work.unwrap_or_else(|| chance.pick(&scene.servers()));
-            kill(victim);
-            Mend::Killed(vec![victim])
-        }
+        Fault::KillServer => must("server", Some(at_work.unwrap_or_else(|| chance.pick(&scene.servers())))),
         Fault::KillAgent => must("agent", world.agent_pid(id)),
         Fault::KillEngine => must("engine", world.engine_pid(id)),
         Fault::KillKeeper => must("keeper", world.keeper_pid(id)),

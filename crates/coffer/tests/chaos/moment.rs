@@ -54,22 +54,19 @@ impl Cell {
         let Some(id) = seen.id else { return false };
         let begun = entry.begun_at(self.step.name).is_some();
         let volume = seen.world.volume(id);
+        let next = entry.plan.steps.iter().position(|step| step.name() == self.step.name).map(|at| at + 1);
         match (self.step.name, self.side) {
             ("place", Side::Before) => begun && !volume.join("agent/identity.json").exists(),
             // It is done when the agent's process is there, which has its lock a moment later.
             ("place", _) => {
-                let done = entry.plan.steps.iter().position(|step| step.name() == "place").map(|at| at + 1);
-                let is_next = matches!(entry.phase, Phase::Forward { at, .. } if Some(at) == done);
+                let is_next = matches!(entry.phase, Phase::Forward { at, .. } if Some(at) == next);
                 (begun || is_next) && seen.world.agent_pid(id).is_some()
             }
             ("drop", Side::Before) => begun && volume.exists(),
             ("drop", _) => begun && !volume.exists(),
             (_, Side::Before) => begun,
             ("record", _) => entry.phase == Phase::Done,
-            _ => {
-                let next = entry.plan.steps.iter().position(|step| step.name() == self.step.name).map(|at| at + 1);
-                matches!(entry.phase, Phase::Forward { at, begun: false, .. } if Some(at) == next)
-            }
+            _ => matches!(entry.phase, Phase::Forward { at, begun: false, .. } if Some(at) == next),
         }
     }
 

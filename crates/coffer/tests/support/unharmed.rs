@@ -62,11 +62,10 @@ impl Known {
     #[track_caller]
     fn check(&self, world: &World, version: &str, persistence_before: &BTreeMap<String, String>) {
         let id = &self.instance.id;
-        let shown = world.show(id);
+        let mut shown = world.show(id);
         assert_eq!(shown["status"], "ACTIVE", "{shown}");
         assert_eq!(shown["datastore"]["version"], version, "{shown}");
         // What the agent saw reaches the control plane a moment later.
-        let mut shown = shown;
         wait_for("the running version to be told", || {
             shown = world.show(id);
             shown["running_version"] == version && shown["on_disk_version"] == version
