@@ -53,6 +53,28 @@ pub(crate) fn cause(error: Error) -> Cause {
     }
 }
 
+/// An error of the image store as a cause. Where the store is on the host is for the log.
+pub(crate) fn image_cause(error: &coffer_image::Error) -> Cause {
+    use coffer_image::Error as Image;
+    let log = "ask the operator: the agent's log names the file";
+    match error {
+        Image::Io(io) if is_full(io) => {
+            tracing::error!(error = in_full(error), "image store");
+            Cause::new("there is no room left on the disk of the image store", "make room on it, then ask again")
+        }
+        Image::Io(io) => {
+            tracing::error!(error = in_full(error), "image store");
+            Cause::new(format!("a file of the image store cannot be read or written: {}", io.kind()), log)
+        }
+        Image::BadLayout { .. } | Image::BadDocument { .. } => {
+            tracing::error!(error = in_full(error), "image store");
+            Cause::new("a document of the image store is not valid", log)
+        }
+        // What it is about is an image or a source of the catalogue, and what to do is in the sentence.
+        _ => Cause::new(in_full(error), ""),
+    }
+}
+
 /// Why no engine came of a start. On which file or directory of the host is for the log.
 pub(crate) fn unstarted(error: &sandbox::Error) -> Cause {
     tracing::error!(error = in_full(error), "engine is not started");
@@ -91,7 +113,7 @@ mod tests {
     use std::io;
     use std::path::PathBuf;
 
-    use super::cause;
+    use super::{cause, image_cause};
     use crate::sandbox::{self, Step};
     use crate::site::Error;
 
@@ -111,6 +133,13 @@ mod tests {
         }
         let text = told(Error::PreImage { path: secret.clone(), problem: "is not complete".to_owned() });
         assert!(!text.contains("/srv") && text.contains("is not complete"), "{text}");
+        for error in [
+            coffer_image::Error::Io(io::Error::other("/srv/secret/place")),
+            coffer_image::Error::BadLayout { path: secret.clone(), what: "no index".to_owned() },
+        ] {
+            let text = image_cause(&error).to_string();
+            assert!(!text.contains("/srv") && text.contains("image store"), "{text}");
+        }
         let text = told(Error::Unreachable { socket: secret, reason: "gone".to_owned() });
         assert!(!text.contains("/srv"), "{text}");
     }

@@ -15,7 +15,7 @@ use coffer_core::spec::{EngineSpec, ImageWanted};
 use coffer_core::task::{ImageFound, Learned, Order, Outcome, Preview, Task, TaskResult};
 use coffer_image::{Image, Release, Store};
 
-use crate::cause::cause;
+use crate::cause::{cause, image_cause};
 use crate::driver::{self, Client, Seen};
 use crate::engine::EngineHost;
 use crate::sandbox::User;
@@ -122,7 +122,7 @@ impl Sight {
             }
             Err(cause) => return Err(Finding::error("image.digest", to.label(), cause.message, cause.hint)),
         };
-        root.map_err(|e| refused(to, coffer_image::in_full(&e)))
+        root.map_err(|e| refused(to, image_cause(&e).message))
     }
 
     /// Asks the target binary itself.
@@ -248,8 +248,4 @@ async fn fetch(images: &Store, wanted: &ImageWanted) -> Result<Image, Cause> {
         )),
         _ => Ok(image),
     }
-}
-
-fn image_cause(error: &coffer_image::Error) -> Cause {
-    Cause::new(coffer_image::in_full(error), "")
 }

@@ -31,8 +31,10 @@ pub enum Error {
     #[error("{datastore} {version} could not be fetched from any of its sources:{}hint: make one of these sources answer, or bring the image with `coffer engine import`", list(.failures))]
     NoSource { datastore: String, version: String, failures: Vec<Failure> },
     /// No image of this digest or name is in the store.
-    #[error("image {name} is not in the image store {store}; hint: fetch it with `coffer engine fetch`")]
-    UnknownImage { name: String, store: PathBuf },
+    #[error(
+        "image {name} is not in the image store; hint: fetch it with `coffer engine fetch`, or bring it with `coffer engine import`"
+    )]
+    UnknownImage { name: String },
     /// The content is not what its digest promises.
     #[error(
         "{what} has digest {found}, expected {expected}; hint: do not use it; ask its publisher, or correct the expected digest"

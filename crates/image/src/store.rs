@@ -187,7 +187,7 @@ impl Store {
             let before = entries.len();
             entries.retain(|entry| entry.digest != digest.to_string());
             if entries.len() == before {
-                return Err(self.unknown(digest));
+                return Err(Error::UnknownImage { name: digest.to_string() });
             }
             self.layout.save_entries(&entries)?;
         }
@@ -273,7 +273,7 @@ impl Store {
 
     fn unpack_root(&self, digest: &Digest, root: &Path) -> Result<()> {
         if !self.layout.has(digest) {
-            return Err(self.unknown(digest));
+            return Err(Error::UnknownImage { name: digest.to_string() });
         }
         let (_, manifest) = self.layout.manifest(digest)?;
         let stage = self.stage()?;
@@ -307,10 +307,6 @@ impl Store {
 
     fn is_recorded(&self, digest: &Digest) -> Result<bool> {
         Ok(self.list()?.iter().any(|image| image.digest == *digest))
-    }
-
-    fn unknown(&self, digest: &Digest) -> Error {
-        Error::UnknownImage { name: digest.to_string(), store: self.directory.clone() }
     }
 
     /// A directory for work, removed when it is dropped; readable by the program that is probed in it.

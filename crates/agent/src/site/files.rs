@@ -135,6 +135,13 @@ pub(crate) fn replace(path: &Path, content: &[u8], user: User) -> Result<(), Err
     Ok(())
 }
 
+/// Has all that was written below this directory on the disk, whoever wrote it; with it all of its file system.
+pub(crate) async fn flush_all(dir: &Path) -> Result<(), Error> {
+    let dir = fs_err::File::open(dir)?;
+    let flushed = tokio::task::spawn_blocking(move || rustix::fs::syncfs(dir)).await.map_err(io::Error::other)?;
+    Ok(flushed.map_err(io::Error::from)?)
+}
+
 /// Bytes as text.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

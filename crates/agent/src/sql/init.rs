@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 
 use super::launch::{self, finish};
 use crate::sandbox::{self, User};
-use crate::site::{Error, Secrets, Site, ensure_absent, ensure_dir, inside, replace};
+use crate::site::{Error, Secrets, Site, ensure_absent, ensure_dir, flush_all, inside, replace};
 
 /// How long it may take: less than the control plane waits for it. Some seconds were measured on a busy machine.
 const LIMIT: Duration = Duration::from_secs(110);
@@ -72,6 +72,8 @@ pub(super) async fn make_data(spec: &EngineSpec, site: Site<'_>, more: &[&str]) 
     let made = finish(&launch, secrets, limit, &format!("the making of the data of {}", spec.label())).await;
     ensure_absent(&script)?;
     made?;
+    // Engines flush what they promise to keep, and that is not all: of MariaDB's own tables some have no log.
+    flush_all(&new).await?;
     fs_err::rename(&new, &paths.data)?;
     if let Some(volume) = paths.data.parent() {
         fs_err::File::open(volume)?.sync_all()?;

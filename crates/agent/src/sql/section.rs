@@ -14,7 +14,7 @@ use super::launch::{LOG, upgrade};
 use super::read::{OfAll, PATIENT, QUICK};
 use super::{Client, Measures, Temporary, read};
 use crate::sandbox::{CgroupLimits, Process};
-use crate::site::{Error, Site, last_words, until_ended};
+use crate::site::{Error, Site, flush_all, last_words, until_ended};
 
 /// How long dirty pages are waited for. What is left then is written in the stop. Few engines have so many that it takes as long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(600);
@@ -229,7 +229,13 @@ impl Client {
     /// answers.
     pub(crate) async fn own_step(&self, site: Site<'_>, cgroup: Option<CgroupLimits>) -> Result<String, Error> {
         match self.dialect {
-            Dialect::MariaDb => self.unlimited(upgrade(site, cgroup)).await,
+            Dialect::MariaDb => {
+                let said = self.unlimited(upgrade(site, cgroup)).await?;
+                // It makes tables anew that have no log: a power cut would leave nothing of them.
+                self.run("FLUSH TABLES", "FLUSH TABLES").await?;
+                flush_all(&site.paths.data).await?;
+                Ok(said)
+            }
             Dialect::MySql => Ok(last_words(&site.paths.agent.join(LOG), 0, site.secrets)),
         }
     }

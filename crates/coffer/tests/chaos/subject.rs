@@ -163,6 +163,7 @@ impl Subject {
                 mariadb::connect(&self.instance).run("DELETE FROM shop.log");
                 let is = if self.is_mysql() { mysql::read(&self.instance) } else { mariadb::read(&self.instance) };
                 mariadb::assert_same(contents, &is, "what it holds");
+                mariadb::assert_own_tables_sound(world, &self.instance);
                 assert_eq!(world.engines_on(id).len(), 1, "engines that have the volume");
             }
         }

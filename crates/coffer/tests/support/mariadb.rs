@@ -115,6 +115,18 @@ pub(crate) fn check(world: &World, name: &str, version: &str) -> (i32, Vec<Strin
     (checked.code, lines)
 }
 
+/// The engine's own tables can be read, also those that have no log.
+#[track_caller]
+pub(crate) fn assert_own_tables_sound(world: &World, instance: &Instance) {
+    let mut sql = agent(world, instance);
+    let named = "SELECT CONCAT('mysql.', table_name) FROM information_schema.tables \
+                 WHERE table_schema = 'mysql' AND table_type = 'BASE TABLE'";
+    let names = sql.ask(named).unwrap_or_else(|e| panic!("{named}: {e}"));
+    let checked = sql.ask(&format!("CHECK TABLE {}", names.join(", "))).unwrap_or_else(|e| panic!("CHECK TABLE: {e}"));
+    let broken: Vec<_> = checked.iter().filter(|row| row.to_lowercase().contains("|error|")).collect();
+    assert!(broken.is_empty() && !checked.is_empty(), "{broken:#?}");
+}
+
 /// What an instance holds: questions and their answers.
 pub(crate) type Contents = Vec<(&'static str, Vec<String>)>;
 
