@@ -31,6 +31,8 @@ pub(crate) enum Mend {
     /// Sockets are not where they are looked for.
     Network(Vec<PathBuf>, Duration),
     Clock,
+    /// An engine root is not there for so long, and nobody but an operator can bring it back.
+    Root(Box<dyn FnOnce()>, Duration),
 }
 
 /// What is struck.
@@ -86,8 +88,8 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
             Mend::Nothing
         }
         Fault::RootGone => {
-            scene.remove_root(version);
-            Mend::Nothing
+            let bring_back = scene.remove_root(version);
+            bring_back.map_or(Mend::Nothing, |bring_back| Mend::Root(Box::new(bring_back), lasts))
         }
         Fault::RegistryHangs => Mend::Nothing,
     }
@@ -110,6 +112,10 @@ pub(crate) fn mend(scene: &mut Scene, mend: Mend) {
         Mend::Room(ballast, lasts) => {
             std::thread::sleep(lasts);
             drop(ballast);
+        }
+        Mend::Root(bring_back, lasts) => {
+            std::thread::sleep(lasts);
+            bring_back();
         }
         Mend::Slow(slow) => slow.join().expect("a disk that was slow"),
         Mend::Network(moved, lasts) => {

@@ -71,7 +71,9 @@ impl Remains {
                     || mounts.contains(&format!("/{id}/"))
             });
             if pid != us && (is_ours || of.is_some()) {
-                let name = String::from_utf8_lossy(&read("comm")).trim().to_owned();
+                let comm = String::from_utf8_lossy(&read("comm")).into_owned();
+                // A program that was made to fail has the real one beside it.
+                let name = comm.trim().trim_end_matches(".real");
                 self.add(format!("process {name} of {}", of.map_or("the server", String::as_str)));
             }
         }

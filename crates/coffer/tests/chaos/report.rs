@@ -171,10 +171,11 @@ fn introduction() -> String {
     let cells = all - left_out.values().sum::<usize>();
     let mut text = format!(
         "# What happens when something goes wrong\n\n\
-         Written by `./chaos --record`, a datastore whenever all of its cells were run. Each operation is done with a real engine under clients that write, and struck at each\n\
-         step, before and after it. Afterwards it is ACTIVE in a version that was proven, no acknowledged write is lost, and there is\n\
-         nothing on the machine that was not there before. A cell says how many such operations ended *done* and *undone*, and the\n\
-         longest time until all was well again. One that is not as promised is named below its table.\n\n\
+         Written by `./chaos --record`, a datastore whenever all of its cells were run. Each operation is done with a real engine\n\
+         under clients that write, and struck at each step, before and after it. Afterwards it is ACTIVE in a version that was\n\
+         proven, no acknowledged write is lost, and there is nothing on the machine that was not there before. A cell says how\n\
+         many such operations ended *done* and *undone*, and the longest time until all was well again. One that is not as\n\
+         promised is named below its table.\n\n\
          Of {all} combinations {cells} make sense; the others are left out by these rules\n\
          ([`cell.rs`](../crates/coffer/tests/chaos/cell.rs); `./chaos --list` names each):\n\n"
     );
@@ -185,7 +186,8 @@ fn introduction() -> String {
              writing what was not flushed. A slow disk stands still for 150 ms again and again. The network is cut between agents and\n\
              servers, and with PostgreSQL between a server and the database. Clocks jump for servers alone: no kernel has a time of\n\
              day for some of its processes. MySQL goes from the program that there is to the same under the next number, without an\n\
-             emulator; upgrades of 9.7.2 in the emulator are struck in `mysql_luck.rs`.";
+             emulator; upgrades of 9.7.2 in the emulator are struck in `mysql_luck.rs`. Of the older of both there is no image, so\n\
+             that an operator has to bring its root back; all others Coffer makes again by itself.";
     text
 }
 

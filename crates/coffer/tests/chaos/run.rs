@@ -107,6 +107,9 @@ pub(crate) fn run(scene: &mut Scene, cell: &Cell, seed: u64) -> Outcome {
         assert_preimages_known(&scene.world, &id);
     }
     assert_rows_settled(&mut scene.ledger());
+    if let Some(subject) = &subject {
+        wait_until_back(scene, &subject.instance.id);
+    }
     assert_same(&before.without(gone), || scene.remains().without(gone.filter(|_| subject.is_some())));
     scene.ensure_roots();
     if run.is_multiple_of(TRIM) {
@@ -302,12 +305,17 @@ fn take_over(scene: &Scene, id: &str, keeping: usize) -> Subject {
     let identity: Value = serde_json::from_slice(&identity).expect("the agent's identity");
     let password = super::support::world::text(&identity["tenant_password"]);
     let instance = Instance { id: id.to_owned(), address: (address, 6379).into(), password };
+    wait_until_back(scene, id);
     // After the end of everything nobody listens, until its agent has started the engine again.
     let port = scene.versions.datastore.port();
     wait_for("clients to get in", || std::net::TcpStream::connect((address, port)).is_ok());
+    Subject::fill(&scene.world, &scene.versions, instance, &name, keeping)
+}
+
+/// Waits until an instance has all who look after it. A process that was started is one of them when it has its lock.
+fn wait_until_back(scene: &Scene, id: &str) {
     let world = &scene.world;
     wait_for("whoever was killed to be back", || world.agent_pid(id).is_some() && world.keeper_pid(id).is_some());
-    Subject::fill(&scene.world, &scene.versions, instance, &name, keeping)
 }
 
 /// What the operation is for is there, if it was done, and else is not.

@@ -196,12 +196,19 @@ impl Scene {
         }
     }
 
-    /// Removes the engine root of a version.
-    pub(crate) fn remove_root(&self, version: &str) {
+    /// Removes the engine root of a version. Coffer makes it again from the image; where there is none, as of MySQL's older
+    /// version, an operator has to bring it back: it gives what that does.
+    pub(crate) fn remove_root(&self, version: &str) -> Option<impl FnOnce() + use<>> {
         let root = &self.roots[version];
+        let aside = root.ends_with(mysql::BEFORE_ROOT).then(|| root.with_extension("aside"));
+        if let Some(aside) = &aside {
+            link_all(root, aside);
+        }
         let mut chmod = std::process::Command::new("chmod");
         let _ = chmod.args(["-R", "u+w"]).arg(root).output();
         fs_err::remove_dir_all(root).expect("an engine root");
+        let root = root.clone();
+        aside.map(|aside| move || fs_err::rename(aside, root).expect("an engine root"))
     }
 
     /// Puts back the engine roots that are gone, for the cells that follow. Whether Coffer does so is up to it: it has the images.

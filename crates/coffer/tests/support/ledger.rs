@@ -1,5 +1,8 @@
 //! What a world's store says, read beside its servers.
 
+use std::io::Read as _;
+use std::path::PathBuf;
+
 use coffer_core::operation::{Phase, Plan};
 use coffer_core::plan::Step;
 use sqlx::any::install_default_drivers;
@@ -10,7 +13,14 @@ pub(crate) struct Ledger {
     runtime: tokio::runtime::Runtime,
     connection: AnyConnection,
     plan: Option<(String, Plan<Step>)>,
+    /// The index of SQLite's log.
+    index: Option<PathBuf>,
+    /// What that began with when the newest operation was read last, and that.
+    last: Option<([u8; INDEX_HEADER], Option<Entry>)>,
 }
+
+/// At the beginning of the index there is what says to which transaction it goes: <https://www.sqlite.org/walformat.html>
+const INDEX_HEADER: usize = 48;
 
 /// The store is being opened by somebody else, who may be held.
 #[derive(Debug)]
@@ -49,11 +59,31 @@ impl Ledger {
         install_default_drivers();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let connection = runtime.block_on(AnyConnection::connect(url)).expect("the store");
-        Self { runtime, connection, plan: None }
+        let index = url.strip_prefix("sqlite://").map(|file| PathBuf::from(format!("{file}-shm")));
+        Self { runtime, connection, plan: None, index, last: None }
     }
 
-    /// The operation that was asked for last, if there is one.
+    /// The operation that was asked for last, if there is one. While nothing is written, SQLite is not asked again: this is asked
+    /// at each system call of who is held.
     pub(crate) fn newest(&mut self) -> Result<Option<Entry>, Locked> {
+        let header = self.index_header();
+        if let (Some(header), Some((last, entry))) = (&header, &self.last)
+            && header == last
+        {
+            return Ok(entry.clone());
+        }
+        let entry = self.read_newest()?;
+        self.last = header.map(|header| (header, entry.clone()));
+        Ok(entry)
+    }
+
+    fn index_header(&self) -> Option<[u8; INDEX_HEADER]> {
+        let mut header = [0; INDEX_HEADER];
+        fs_err::File::open(self.index.as_ref()?).ok()?.read_exact(&mut header).ok()?;
+        Some(header)
+    }
+
+    fn read_newest(&mut self) -> Result<Option<Entry>, Locked> {
         let newest = "SELECT id, instance_id, phase FROM operations ORDER BY created_at DESC, id LIMIT 1";
         let row = self.runtime.block_on(sqlx::query(newest).fetch_optional(&mut self.connection));
         let row = match row {

@@ -16,6 +16,8 @@ pub(crate) const SLOW: &str = "hold_seconds = 600";
 
 /// The series of [`native_world`]'s older version.
 const BEFORE: &str = "9.6";
+/// Its engine root, of which there is no image.
+pub(crate) const BEFORE_ROOT: &str = "sha256-6666666666666666666666666666666666666666666666666666666666666666";
 /// Its entry in the catalogue. What is not in the image store can be had nowhere.
 pub(crate) const RELEASE: &str = "[[release]]\ndatastore = 'mysql'\nversion = '9.6'\nbinary = '/usr/sbin/mysqld'\n\
                        [[release.source]]\nfrom = 'root'\npath = 'nowhere'";
@@ -119,7 +121,7 @@ pub(crate) fn add_older(world: &World) -> Option<(String, String)> {
         image["annotations"]["coffer.datastore"] == "mysql" && image["annotations"]["coffer.number"] == new.as_str()
     };
     let mut image = manifests.iter().find(is_new).unwrap().clone();
-    let digest = format!("sha256:{}", "6".repeat(64));
+    let digest = BEFORE_ROOT.replace('-', ":");
     link_all(&root(image["digest"].as_str().unwrap()), &root(&digest));
     // It puts a new file in the place of the link.
     let number = format!("s/{}/{old}/g", new.replace('.', "\\."));
