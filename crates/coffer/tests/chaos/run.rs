@@ -245,7 +245,9 @@ fn wait_until_over(scene: &Scene, cell: &Cell, id: &str, ask: Ask, answer: Optio
             if !answer.as_ref().is_some_and(answered) {
                 // It may have been made nevertheless; what is there already is said to be.
                 let again = scene.request(ask);
-                wait_for("the agent to be asked again", || scene.world.agent_pid(id).is_some());
+                let world = &scene.world;
+                let is_there = || world.agent_pid(id).is_some() && world.engine_pid(id).is_some();
+                wait_for("the agent to be asked again", || is_there() && world.show(id)["status"] == "ACTIVE");
                 let again = again().expect("an answer");
                 assert!([202, 400, 409].contains(&again.status), "{again:?}");
             }
