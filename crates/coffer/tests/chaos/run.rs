@@ -243,12 +243,15 @@ fn wait_until_over(scene: &Scene, cell: &Cell, id: &str, ask: Ask, answer: Optio
         Operation::Accounts => {
             let answered = |answer: &Answer| answer.status == 202;
             if !answer.as_ref().is_some_and(answered) {
-                // It may have been made nevertheless; what is there already is said to be.
-                let again = scene.request(ask);
-                let world = &scene.world;
-                let is_there = || world.agent_pid(id).is_some() && world.engine_pid(id).is_some();
-                wait_for("the agent to be asked again", || is_there() && world.show(id)["status"] == "ACTIVE");
-                let again = again().expect("an answer");
+                // It may have been made nevertheless; what is there already is said to be. Until the engine is back, clients are
+                // told that the instance is not ready.
+                let mut again = scene.request(ask.clone())().expect("an answer");
+                wait_for("the instance to be ready", || {
+                    if again.status == 422 {
+                        again = scene.request(ask.clone())().expect("an answer");
+                    }
+                    again.status != 422
+                });
                 assert!([202, 400, 409].contains(&again.status), "{again:?}");
             }
             done
