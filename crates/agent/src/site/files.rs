@@ -135,11 +135,15 @@ pub(crate) fn replace(path: &Path, content: &[u8], user: User) -> Result<(), Err
     Ok(())
 }
 
-/// Has all that was written below this directory on the disk, whoever wrote it; with it all of its file system.
+/// Has all that was written below this directory on the disk, whoever wrote it; with it all of its file system. Blocks.
+pub(super) fn flush(dir: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(fs_err::File::open(dir)?)?)
+}
+
+/// The same, for those who must not block.
 pub(crate) async fn flush_all(dir: &Path) -> Result<(), Error> {
-    let dir = fs_err::File::open(dir)?;
-    let flushed = tokio::task::spawn_blocking(move || rustix::fs::syncfs(dir)).await.map_err(io::Error::other)?;
-    Ok(flushed.map_err(io::Error::from)?)
+    let dir = dir.to_owned();
+    Ok(tokio::task::spawn_blocking(move || flush(&dir)).await.map_err(io::Error::other)??)
 }
 
 /// Bytes as text.

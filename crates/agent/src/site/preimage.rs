@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::copy::{Copy, Pace, note};
+use super::files::flush;
 use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list};
 
 /// What a plain copy does a second, for estimates: what a slow disk does.
@@ -170,7 +171,7 @@ impl PreImage {
             }
         }
         // All at once, and only then are the copies to be trusted.
-        rustix::fs::syncfs(fs_err::File::open(&self.dir)?).map_err(io::Error::from)?;
+        flush(&self.dir)?;
         for (copy, is) in seen {
             note(&copy.seen, &is)?;
         }
@@ -203,7 +204,7 @@ impl PreImage {
             }
         }
         if is_long() {
-            rustix::fs::syncfs(fs_err::File::open(&self.dir)?).map_err(io::Error::from)?;
+            flush(&self.dir)?;
         }
         for (copy, is) in seen {
             note(&copy.seen, &is)?;
@@ -238,7 +239,7 @@ impl PreImage {
                 self.keep(&dir, part, file, Pace::Ahead)?;
             }
         }
-        rustix::fs::syncfs(fs_err::File::open(&self.dir)?).map_err(io::Error::from)?;
+        flush(&self.dir)?;
         Ok(self.write_down(LIST, &kept)?)
     }
 
