@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coffer_core::account::{Account, Answer, Refusal, Request, User};
+use coffer_core::agent::takes_over;
 use coffer_core::datastore::Number;
 use coffer_core::gap::{Circumstances, Host};
 use coffer_core::id::{Digest, Generation, InstanceId};
@@ -113,7 +114,10 @@ impl Fake {
                 std::thread::sleep(HELD);
             }
             revision = desired.revision;
-            if let Some(engine) = &desired.engine {
+            // As a real one, it does not go back to a record that is behind what it has already done.
+            if let Some(engine) = &desired.engine
+                && takes_over(desired.generation, Generation::default(), self.running.is_some())
+            {
                 self.running = Some((desired.generation, engine.number));
             }
             let results = desired.tasks.into_iter().map(|order| self.perform(order)).collect();
