@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coffer_core::gate::{Behind, Gate, Level};
 use rustix::fs::fstat;
@@ -28,6 +28,10 @@ const BACKLOG: i32 = 65_535;
 
 /// How long the handshake of a client may take that began before connections were steered elsewhere.
 const ARRIVAL: Duration = Duration::from_millis(2);
+
+/// How long the sockets of an engine that was killed with everything else may outlive its lock: its threads end one after the
+/// other.
+const DEPARTURE: Duration = Duration::from_secs(1);
 
 /// Which socket it is: the number of its inode, the same for all who have it open.
 pub(super) type Inode = u64;
@@ -181,7 +185,7 @@ impl Sockets {
     fn listen(&mut self, which: Member) -> io::Result<()> {
         let Some(socket) = self.member(which) else { return Ok(()) };
         let inode = inode(socket)?;
-        if self.group.is_empty() && others_listen(self.address)? {
+        if self.group.is_empty() && !is_left(|| others_listen(self.address))? {
             // Of the same user they would let us into their group, and connections would go to them.
             return Err(Errno::ADDRINUSE.into());
         }
@@ -227,6 +231,18 @@ impl Sockets {
     }
 }
 
+/// Waits, for [`DEPARTURE`] at most, until nobody has it any more. False where somebody goes on having it.
+fn is_left(mut others_have_it: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    let deadline = Instant::now() + DEPARTURE;
+    while others_have_it()? {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(ARRIVAL);
+    }
+    Ok(true)
+}
+
 /// Whether somebody listens at this very address.
 fn others_listen(address: SocketAddr) -> io::Result<bool> {
     // As the kernel writes it: each word of the address as a number of this machine, and the port as a number.
@@ -260,4 +276,21 @@ enum Member {
 /// Which socket it is.
 pub(super) fn inode(socket: impl AsFd) -> io::Result<Inode> {
     Ok(fstat(socket)?.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_left;
+
+    #[test]
+    fn who_is_about_to_leave_is_waited_for_and_who_stays_is_not() {
+        let mut looks = 0;
+        let leaves_soon = is_left(|| {
+            looks += 1;
+            Ok(looks < 4)
+        });
+        assert!(leaves_soon.expect("no error"));
+        assert_eq!(looks, 4);
+        assert!(!is_left(|| Ok(true)).expect("no error"));
+    }
 }

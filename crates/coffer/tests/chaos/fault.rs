@@ -10,6 +10,7 @@ use super::cell::{Cell, Fault, Operation};
 use super::chance::Chance;
 use super::scene::Scene;
 use super::support::disk::Ballast;
+use super::support::leftovers::has_ended;
 use super::support::unharmed::state;
 use super::support::world::{kill, signal, wait_for};
 
@@ -101,7 +102,7 @@ pub(crate) fn mend(scene: &mut Scene, mend: Mend) {
         // The clock is put right when all is over.
         Mend::Nothing | Mend::Clock => {}
         Mend::Killed(killed) => {
-            killed.into_iter().for_each(wait_until_gone);
+            wait_for("whoever was killed to be gone", || killed.iter().all(|pid| has_ended(*pid)));
             scene.start_servers();
         }
         Mend::Power => {
@@ -158,13 +159,4 @@ fn damage_preimage(scene: &Scene, operation: Operation, id: &str) {
     let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&meta), std::os::unix::fs::MetadataExt::gid(&meta));
     fs_err::os::unix::fs::chown(&new, Some(uid), Some(gid)).expect("its owner");
     fs_err::rename(&new, largest).expect("another file in its place");
-}
-
-/// Waits until a process is gone.
-fn wait_until_gone(pid: u32) {
-    wait_for("a process to be gone", || {
-        let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().next().map(str::to_owned));
-        state.is_none_or(|state| state == "Z" || state == "X")
-    });
 }

@@ -16,6 +16,7 @@ use super::support::clock::Clock;
 use super::support::faulty;
 use super::support::http;
 use super::support::ledger::Ledger;
+use super::support::leftovers::has_ended;
 use super::support::mysql;
 use super::support::namespace::Namespace;
 use super::support::world::{Instance, World, link_all, text};
@@ -383,11 +384,4 @@ fn root(world: &World, datastore: Datastore, version: &str) -> PathBuf {
     let is_it = |r: &&Value| r["Datastore"] == datastore.name() && (r["Version"] == version || r["Number"] == version);
     let found = list.as_array().and_then(|list| list.iter().find(is_it)).unwrap_or_else(|| panic!("no {version}"));
     world.data().join("engines/roots").join(text(&found["Digest"]).replace(':', "-"))
-}
-
-/// Whether a process that was started here has ended and nobody has taken note of it.
-fn has_ended(pid: u32) -> bool {
-    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().next().map(str::to_owned));
-    state.is_none_or(|state| state == "Z" || state == "X")
 }

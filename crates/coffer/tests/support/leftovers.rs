@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 use super::world::{PATIENCE, kill};
@@ -15,7 +17,15 @@ pub(super) fn holder(lock: &Path) -> Option<u32> {
     let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let same = fields.get(19)?.parse::<u64>().ok()? == holder["start_ticks"].as_u64()?;
-    (same && fields.first() != Some(&"Z")).then_some(pid)
+    (same && !has_ended(pid)).then_some(pid)
+}
+
+/// Whether all of a process has ended. Its first thread may be a zombie while others still have its sockets and its locks.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&now)).is_ok_and(|ended| ended > 0)
 }
 
 /// All that there are.
