@@ -57,17 +57,15 @@ pub(crate) fn cause(error: Error) -> Cause {
 pub(crate) fn image_cause(error: &coffer_image::Error) -> Cause {
     use coffer_image::Error as Image;
     let log = "ask the operator: the agent's log names the file";
+    if matches!(error, Image::Io(_) | Image::BadLayout { .. } | Image::BadDocument { .. }) {
+        tracing::error!(error = in_full(error), "image store");
+    }
     match error {
         Image::Io(io) if is_full(io) => {
-            tracing::error!(error = in_full(error), "image store");
             Cause::new("there is no room left on the disk of the image store", "make room on it, then ask again")
         }
-        Image::Io(io) => {
-            tracing::error!(error = in_full(error), "image store");
-            Cause::new(format!("a file of the image store cannot be read or written: {}", io.kind()), log)
-        }
+        Image::Io(io) => Cause::new(format!("a file of the image store cannot be read or written: {}", io.kind()), log),
         Image::BadLayout { .. } | Image::BadDocument { .. } => {
-            tracing::error!(error = in_full(error), "image store");
             Cause::new("a document of the image store is not valid", log)
         }
         // What it is about is an image or a source of the catalogue, and what to do is in the sentence.
