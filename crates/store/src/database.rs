@@ -7,10 +7,11 @@ use std::sync::Once;
 use std::time::Duration;
 
 use fs_err::os::unix::fs::OpenOptionsExt as _;
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_drivers};
+use sqlx::any::{Any, AnyConnectOptions, AnyPoolOptions, install_drivers};
 use sqlx::{AnyPool, AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqlStr};
 
 use crate::Error;
+use crate::limit::in_time;
 
 /// How many connections read. They are as many as the server's threads, which have as much to do with what is read.
 const READERS: u32 = 2;
@@ -85,12 +86,18 @@ impl Backend {
         }
     }
 
-    /// What begins a transaction in which nobody else writes, so that what is read in it is still true when it is
-    /// written. In PostgreSQL that is a lock that goes with the transaction; its number stands for Coffer.
-    pub(crate) fn begin(self) -> &'static str {
+    /// Begins a transaction in which nobody else writes, so that what is read in it is still true when it is written. In
+    /// PostgreSQL that is a lock that goes with the transaction; its number stands for Coffer.
+    pub(crate) async fn begin(self, pool: &AnyPool) -> Result<sqlx::Transaction<'static, Any>, sqlx::Error> {
         match self {
-            Self::Sqlite => "BEGIN IMMEDIATE",
-            Self::Postgres => "BEGIN; SELECT pg_advisory_xact_lock(1668245093)",
+            Self::Sqlite => pool.begin_with("BEGIN IMMEDIATE").await,
+            Self::Postgres => {
+                // First a transaction and then the lock: one that is not waited for to its end, or not had, is then known to
+                // have begun, and ended.
+                let mut tx = pool.begin().await?;
+                sqlx::raw_sql("SELECT pg_advisory_xact_lock(1668245093)").execute(&mut *tx).await?;
+                Ok(tx)
+            }
         }
     }
 
@@ -174,7 +181,10 @@ impl Location {
         let pool = match backend {
             // Connections to a file do not go stale: asking each time whether one is alive costs more than the query.
             Backend::Sqlite => pool.test_before_acquire(false).idle_timeout(None).max_lifetime(None),
-            Backend::Postgres => pool,
+            // One that says nothing does not keep its place.
+            Backend::Postgres => pool.after_release(|connection, _| {
+                Box::pin(async move { in_time(connection.ping()).await.map(|()| true) })
+            }),
         };
         Ok(pool.connect_with(options.disable_statement_logging()).await?)
     }

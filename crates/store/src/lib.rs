@@ -91,7 +91,7 @@ impl Store {
 
     /// Begins to write.
     pub async fn write(&self) -> Result<Write, Error> {
-        let tx = in_time(self.writer.begin_with(self.backend.begin())).await?;
+        let tx = in_time(self.backend.begin(&self.writer)).await?;
         Ok(Write { backend: self.backend, tx, news: BTreeSet::new() })
     }
 

@@ -13,7 +13,8 @@ use sqlx::{Either, Execute, Executor, SqlStr};
 /// Longer than the database itself lets a statement wait for others.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Asks the database by way of another executor, for so long. A connection whose answer was not waited for is closed.
+/// Asks the database by way of another executor, for so long. A connection whose answer was not waited for has as long
+/// again to give it, and is closed else.
 #[derive(Debug)]
 pub(crate) struct Limited<E>(pub(crate) E);
 

@@ -3,9 +3,12 @@
 #[macro_use]
 mod suite;
 
+use std::time::Duration;
+
 use coffer_core::instance::Kind;
 use coffer_store::{Error, Listener, Location, News, Scope, Store};
 use coffer_testkit::postgres::Cluster;
+use sqlx::Connection as _;
 
 /// One test for the whole suite, since a cluster takes a second to start: each name has a database of its own.
 macro_rules! on_postgres {
@@ -132,4 +135,62 @@ async fn a_store_works_again_after_its_database_was_killed() {
     assert_eq!(row.instance, instance);
     suite::open(&store, &instance, Kind::Upgrade).await;
     store.close().await;
+}
+
+/// Who waits to write in this database, once somebody does.
+async fn who_waits(connection: &mut sqlx::PgConnection) -> i32 {
+    let waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    loop {
+        if let Some(pid) = sqlx::query_scalar(waiting).fetch_optional(&mut *connection).await.expect("locks") {
+            return pid;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_wait_for_its_turn_to_write_any_more_does_not_keep_it() {
+    let cluster = Cluster::start();
+    let url = cluster.database("gives_up");
+    let location = Location::Postgres(url.parse().expect("a URL"));
+    let (one, other) =
+        (Store::open(&location).await.expect("new store"), Store::open(&location).await.expect("the same"));
+    let mut observer = sqlx::PgConnection::connect(&url).await.expect("a connection");
+    let first = one.write().await.expect("write");
+    tokio::select! {
+        _ = other.write() => panic!("two write"),
+        _ = who_waits(&mut observer) => {}
+    }
+    // It is the next in turn all the same, until it is seen that nobody waits for the answer.
+    drop(first);
+    let soon = Duration::from_secs(3);
+    let again = tokio::time::timeout(soon, one.write()).await.expect("nobody keeps the turn").expect("write");
+    again.commit().await.expect("commit");
+    for store in [one, other] {
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_did_not_get_its_turn_to_write_gets_the_next() {
+    let cluster = Cluster::start();
+    let url = cluster.database("no_turn");
+    let location = Location::Postgres(url.parse().expect("a URL"));
+    let (one, other) =
+        (Store::open(&location).await.expect("new store"), Store::open(&location).await.expect("the same"));
+    let mut observer = sqlx::PgConnection::connect(&url).await.expect("a connection");
+    let first = one.write().await.expect("write");
+    let give_up = async {
+        let pid = who_waits(&mut observer).await;
+        sqlx::query("SELECT pg_cancel_backend($1)").bind(pid).execute(&mut observer).await.expect("it gives up");
+    };
+    let (refused, ()) = tokio::join!(other.write(), give_up);
+    refused.expect_err("it was not its turn");
+    drop(first);
+    let turn = other.write().await.expect("the next turn");
+    turn.commit().await.expect("commit");
+    for store in [one, other] {
+        store.close().await;
+    }
 }
