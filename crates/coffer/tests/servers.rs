@@ -12,6 +12,7 @@ use coffer_testkit::postgres::Cluster;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::another::Another;
+use support::http;
 use support::namespace::Namespace;
 use support::world::{Instance, World, signal, wait_for};
 use support::writers::{Balance, Writers};
@@ -116,6 +117,18 @@ fn operations_go_on_while_a_server_is_cut_off_from_the_database() {
         until(&other, &world, instance, "8.0.2");
         assert_eq!(world.engines_on(&instance.id).len(), 1);
     }
+}
+
+#[test]
+fn a_token_that_one_server_has_revoked_is_worth_nothing_at_another() {
+    let Some((_cluster, world)) = shared() else { return };
+    let other = Another::start(&world, "b");
+    assert_eq!(other.ask(&world, "GET", "/instances", &Value::Null).status, 200);
+    let token = world.login("demo").token;
+    let headers = [("x-auth-token", token.as_str()), ("x-subject-token", token.as_str())];
+    let revoked = http::send(world.listen(), "DELETE", "/v3/auth/tokens", &headers, b"").expect("an answer");
+    assert_eq!(revoked.status, 204, "{revoked:?}");
+    wait_for("the other to hear of it", || other.ask(&world, "GET", "/instances", &Value::Null).status == 401);
 }
 
 #[test]

@@ -36,6 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// The pause before it is tried again to hear what other servers write.
 const DEAF: Duration = Duration::from_secs(1);
+/// After how long without news it is taken for possible that they do not come through.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// What a server is made of.
 pub struct Setup {
@@ -121,7 +123,7 @@ impl Server {
         let (end, ending) = ending();
         let mut tasks = JoinSet::new();
         if location.is_shared() {
-            tasks.spawn(follow_news(Arc::clone(&app), location, ending.clone()));
+            tasks.spawn(follow_news(Arc::clone(&app), Arc::clone(&identity), location, ending.clone()));
         }
         let agents = agents::router(Arc::clone(&app), &directory, ending.clone());
         tasks.spawn(serve_agents(agent_listener, agents, ending.clone()));
@@ -175,16 +177,20 @@ async fn serve_agents(listener: tokio::net::UnixListener, router: axum::Router, 
 
 /// Passes on what other servers write, to whom it may concern here. For as long as nothing can be heard, everybody finds
 /// out by looking, a second or a long poll later.
-async fn follow_news(app: Arc<App>, location: Location, mut ending: Ending) {
+async fn follow_news(app: Arc<App>, identity: Arc<Identity>, location: Location, mut ending: Ending) {
     let hear = async {
         loop {
             match Listener::open(&location).await {
                 Ok(Some(mut listener)) => {
                     // What was missed before.
-                    pass_on(&app, News::Anything).await;
-                    while let Some(news) = heard(listener.next().await) {
-                        pass_on(&app, news).await;
+                    pass_on(&app, &identity, News::Anything).await;
+                    // One that is silent for so long may be deaf, and is not told so: another one is opened.
+                    while let Ok(next) = tokio::time::timeout(QUIET, listener.next()).await
+                        && let Some(news) = heard(next)
+                    {
+                        pass_on(&app, &identity, news).await;
                     }
+                    continue;
                 }
                 Ok(None) => return,
                 Err(error) => warn!(%error, "nothing is heard of what other servers write"),
@@ -202,12 +208,17 @@ fn heard(news: Result<News, coffer_store::Error>) -> Option<News> {
     news.inspect_err(|error| warn!(%error, "nothing is heard of what other servers write")).ok()
 }
 
-async fn pass_on(app: &App, news: News) {
+async fn pass_on(app: &App, identity: &Identity, news: News) {
     if let News::Instance(instance) = news {
         app.contact.wake_runner(instance);
-        return app.contact.wake_agent(instance);
+        app.contact.wake_agent(instance);
     }
-    if let Err(error) = app.catalogue.reload(&app.store).await {
+    if matches!(news, News::Revoked | News::Anything) {
+        identity.forget_sessions();
+    }
+    if matches!(news, News::Catalogue | News::Anything)
+        && let Err(error) = app.catalogue.reload(&app.store).await
+    {
         error!(%error, "the catalogue cannot be read");
     }
     if news == News::Anything {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use sqlx::any::AnyRow;
 
 use crate::row::{Columns, micros};
-use crate::{Error, Store, Write};
+use crate::{Error, News, Store, Write};
 
 /// Somebody who may log in.
 #[derive(Clone, PartialEq, Eq)]
@@ -133,6 +133,7 @@ impl Store {
     /// Forgets a token. False when there was none.
     pub async fn delete_token(&self, hash: &str) -> Result<bool, Error> {
         let mut write = self.write().await?;
+        write.tell(News::Revoked);
         let done = sqlx::query("DELETE FROM tokens WHERE hash = $1").bind(hash).execute(write.tx()).await?;
         write.commit().await?;
         Ok(done.rows_affected() > 0)

@@ -10,8 +10,9 @@ use crate::{Error, Write};
 
 /// The channel of PostgreSQL that news go through.
 const CHANNEL: &str = "coffer";
-/// What is told of the catalogue; everything else is an instance's id.
+/// What is told of the catalogue, and of a token that is worth nothing any more; everything else is an instance's id.
 const CATALOGUE: &str = "catalogue";
+const REVOKED: &str = "revoked";
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +21,8 @@ pub enum News {
     Instance(InstanceId),
     /// A version of a datastore is not what it was.
     Catalogue,
+    /// A token is worth nothing any more.
+    Revoked,
     /// Anything: the connection was lost meanwhile.
     Anything,
 }
@@ -45,7 +48,11 @@ impl Listener {
 }
 
 fn parse(text: &str) -> Option<News> {
-    if text == CATALOGUE { Some(News::Catalogue) } else { text.parse().ok().map(News::Instance) }
+    match text {
+        CATALOGUE => Some(News::Catalogue),
+        REVOKED => Some(News::Revoked),
+        id => id.parse().ok().map(News::Instance),
+    }
 }
 
 impl Write {
@@ -60,6 +67,7 @@ impl Write {
             let text = match news {
                 News::Instance(id) => id.to_string(),
                 News::Catalogue => CATALOGUE.to_owned(),
+                News::Revoked => REVOKED.to_owned(),
                 News::Anything => continue,
             };
             sqlx::query("SELECT 1 WHERE pg_notify($1, $2) IS NOT NULL")

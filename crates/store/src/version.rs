@@ -38,6 +38,7 @@ impl Write {
     /// an image says which it is: name, image, active and default are the operator's, or were found out. It becomes the
     /// default only where there is none.
     pub async fn seed_version(&mut self, version: &Version) -> Result<(), Error> {
+        self.tell(News::Catalogue);
         sqlx::query(
             "INSERT INTO versions (id, datastore, name, number, image, active, is_default, sources) \
              VALUES ($1, $2, $3, $4, $5, $6, \

@@ -5,8 +5,10 @@ mod suite;
 
 use std::time::Duration;
 
+use coffer_core::datastore::Datastore;
 use coffer_core::instance::Kind;
 use coffer_store::{Error, Listener, Location, News, Scope, Store};
+use coffer_testkit::fixture::version;
 use coffer_testkit::postgres::Cluster;
 use sqlx::Connection as _;
 
@@ -101,6 +103,12 @@ async fn what_one_server_writes_another_hears_when_it_is_true() {
     assert_eq!(listener.next().await.expect("news"), News::Instance(instance.id));
     let open = other.open_operation(instance.id).await.expect("query").expect("it is there already");
     assert_eq!(open.operation, operation);
+    let mut write = one.write().await.expect("write");
+    write.seed_version(&version(9, Datastore::Redis, "9.9.9")).await.expect("a version");
+    write.commit().await.expect("commit");
+    assert_eq!(listener.next().await.expect("news"), News::Catalogue);
+    one.delete_token("of somebody").await.expect("revoked");
+    assert_eq!(listener.next().await.expect("news"), News::Revoked);
     for store in [one, other] {
         store.close().await;
     }

@@ -23,10 +23,10 @@ pub enum Due {
 pub fn due(operation: &Operation, results: &[TaskResult], seen: Option<&Observed>, now: Timestamp) -> Due {
     match next(&operation.plan, &operation.phase) {
         Next::Begin(_) => Due::Now,
-        Next::Undo(_) => when(now >= not_before(operation)),
+        Next::Undo(_) => when(has_paused(operation, now)),
         Next::Wait | Next::Nothing => Due::Later,
         Next::Do(at) => match operation.plan.steps.get(at) {
-            None | Some(Step::EnsurePlace | Step::DropPlace | Step::Record(_)) => when(now >= not_before(operation)),
+            None | Some(Step::EnsurePlace | Step::DropPlace | Step::Record(_)) => when(has_paused(operation, now)),
             Some(Step::Run { generation, within_seconds, .. }) => {
                 let waits = matches!(runs(*generation, seen), Running::NotYet(_));
                 when(!waits || is_over(operation, *within_seconds, now))
@@ -54,8 +54,9 @@ pub(super) fn is_over(operation: &Operation, within_seconds: u32, now: Timestamp
     now.duration_since(began_at(operation)) > SignedDuration::from_secs(i64::from(within_seconds))
 }
 
-/// When an attempt after a failed one may be made: after 1, 2, 4 and 8 seconds.
-fn not_before(operation: &Operation) -> Timestamp {
+/// Whether an attempt after a failed one may be made: after 1, 2, 4 and 8 seconds. What is written down in the future was written
+/// before somebody set the clock, and nobody waits for that.
+fn has_paused(operation: &Operation, now: Timestamp) -> bool {
     let attempt = match operation.phase {
         Phase::Forward { attempt, .. } | Phase::Backward { attempt, .. } => attempt,
         Phase::Done | Phase::Undone { .. } | Phase::Stuck { .. } | Phase::Abandoned { .. } => 0,
@@ -64,7 +65,8 @@ fn not_before(operation: &Operation) -> Timestamp {
         0 => 0,
         n => 1_i64 << (n - 1).min(6),
     };
-    operation.updated_at.saturating_add(SignedDuration::from_secs(pause)).unwrap_or(operation.updated_at)
+    let since = now.duration_since(operation.updated_at);
+    since.is_negative() || since >= SignedDuration::from_secs(pause)
 }
 
 fn when(is_due: bool) -> Due {

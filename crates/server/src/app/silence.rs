@@ -16,7 +16,14 @@ const PAGE: u32 = 500;
 impl App {
     /// Tells of each agent that has fallen silent since this server heard it.
     pub(crate) async fn tell_silent(&self) -> Result<(), Error> {
-        let silent = self.contact.newly_silent(self.silence_limit());
+        let mut silent = Vec::new();
+        for (id, since) in self.contact.newly_silent(self.silence_limit()) {
+            // Another server may have removed it, which ends its agent.
+            match self.store.instance(Scope::Admin, id).await? {
+                Some(_) => silent.push((id, since)),
+                None => self.contact.forget(id),
+            }
+        }
         self.tell_all_silent(&silent).await
     }
 

@@ -43,6 +43,9 @@ impl App {
     /// Changes a version, for administrators.
     pub async fn update_version(&self, caller: &Caller, id: VersionId, change: VersionChange) -> Result<(), Error> {
         needs_admin(caller, "changing a datastore version")?;
+        let mut write = self.store.write().await?;
+        // As it is while nobody else writes: what another server has changed stays changed.
+        self.catalogue.reload(&self.store).await?;
         let mut version = Version::clone(&*self.version(caller, id)?);
         version.active = change.active.unwrap_or(version.active);
         version.default = change.default.unwrap_or(version.default);
@@ -52,7 +55,6 @@ impl App {
             }
             version.name = name;
         }
-        let mut write = self.store.write().await?;
         if !write.save_version(&version).await? {
             let taken = format!("there is a version '{}' of {} already", version.name, version.datastore);
             return Err(Error::Invalid(taken));

@@ -184,10 +184,15 @@ impl Identity {
     pub async fn revoke(&self, token: &str) -> Result<(), Error> {
         let hash = secret::hash(token);
         self.store.delete_token(&secret::hex(&hash)).await?;
-        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
-        remembered.sessions.remove(&hash);
-        remembered.revocations += 1;
+        self.forget_sessions();
         Ok(())
+    }
+
+    /// Asks the store for whatever token is shown next: one may have been revoked, by whichever server.
+    pub(crate) fn forget_sessions(&self) {
+        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
+        remembered.sessions.clear();
+        remembered.revocations += 1;
     }
 
     /// The projects in which somebody has a role.

@@ -147,6 +147,18 @@ async fn a_revoked_token_is_worth_nothing_at_once() {
 }
 
 #[tokio::test]
+async fn a_token_that_another_server_has_revoked_is_worth_nothing_when_that_is_heard() {
+    let world = World::new().await;
+    let issued = world.demo().await;
+    let token = issued.token.expose_secret();
+    let other = Identity::new(world.store.clone(), Clock::system(), 1);
+    other.authenticate(token).await.expect("valid");
+    world.identity.revoke(token).await.expect("revoked");
+    other.forget_sessions();
+    assert!(is_denied(other.authenticate(token).await));
+}
+
+#[tokio::test]
 async fn an_expired_token_is_worth_nothing_remembered_or_not() {
     let world = World::new().await;
     let issued = world.demo().await;

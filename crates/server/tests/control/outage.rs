@@ -83,6 +83,19 @@ async fn a_removal_goes_on_after_the_server_was_killed_in_it() {
 }
 
 #[tokio::test]
+async fn what_was_tried_when_the_clock_was_ahead_is_tried_again_when_it_is_right() {
+    let setting = Setting::new().await;
+    let id = setting.serving("redis_test").await;
+    setting.set_clock(6 * 3600);
+    setting.places.set_gate(Gate::Fails);
+    setting.app().delete(&member(), id).await.expect("accepted");
+    setting.until_operation(id, |o| matches!(o.phase, Phase::Forward { attempt: 1.., .. })).await;
+    setting.set_clock(-6 * 3600);
+    setting.places.set_gate(Gate::Open);
+    setting.until_gone(id).await;
+}
+
+#[tokio::test]
 async fn a_place_that_is_made_after_its_instance_is_gone_is_dropped() {
     let mut setting = Setting::new().await;
     let (gone, stays) = (setting.serving("gone").await, setting.serving("stays").await);

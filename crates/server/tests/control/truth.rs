@@ -4,6 +4,8 @@ use coffer_core::crash::Crashes;
 use coffer_core::drift::Drift;
 use coffer_core::id::{Generation, InstanceId};
 use coffer_core::instance::{Observed, Status};
+use coffer_core::operation::Phase;
+use coffer_core::runner::Change;
 use coffer_store::{Location, Scope, Store};
 use coffer_wire::agent::{Report, report_path};
 use http::Method;
@@ -56,6 +58,34 @@ async fn an_agent_that_says_nothing_is_told_once_with_since_when_and_so_is_its_r
     let told = events(&setting, id).await;
     let told: Vec<_> = told.iter().filter(|event| *event == "agent.silent" || *event == "agent.heard").collect();
     assert_eq!(told, ["agent.silent", "agent.heard"], "each once");
+}
+
+#[tokio::test]
+async fn the_agent_of_an_instance_that_another_server_has_removed_is_not_missed() {
+    let setting = Setting::new().await;
+    let (removed, silent) = (setting.serving("removed").await, setting.serving("silent").await);
+    setting.places.set_gate(Gate::Fails);
+    setting.app().delete(&member(), removed).await.expect("accepted");
+    setting.until_operation(removed, |o| o.epoch.0 > 0).await;
+    // As another server does it, of which this one hears nothing.
+    let store = Store::open(&Location::File(setting.data.path().join("coffer.db"))).await.expect("the store");
+    let now = Timestamp::now();
+    let mut removal = eventually(async || {
+        let open = store.open_operation(removed).await.expect("query").expect("an operation");
+        let lease = now + SignedDuration::from_hours(1);
+        store.claim(open.operation.id, now + SignedDuration::from_mins(1), lease).await.expect("query").ok_or(open)
+    })
+    .await;
+    removal.phase = Phase::Done;
+    store.save(&removal, &[Change::Deleted], now).await.expect("removed");
+    for id in [removed, silent] {
+        setting.places.kill_agent(id);
+    }
+    setting.pass(91);
+    until_event(&setting, silent, "agent.silent").await;
+    let last = store.last_event(Scope::Admin, removed, ["agent.silent", "agent.heard"]).await.expect("query");
+    assert_eq!(last, None);
+    store.close().await;
 }
 
 #[tokio::test]
