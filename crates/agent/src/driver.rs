@@ -99,6 +99,19 @@ impl Temporary {
         }
     }
 
+    /// The same where this is how the engine was before.
+    pub(crate) fn with_before(self, found: &Settled) -> Self {
+        match (self, found) {
+            (Self::Redis(measures), Settled::Redis(found)) => {
+                Self::Redis(redis::Temporary { found: Some(found.clone()), ..measures })
+            }
+            (Self::Sql(measures), Settled::Sql(found)) => {
+                Self::Sql(sql::Temporary { before: found.clone(), ..measures })
+            }
+            (measures, _) => measures,
+        }
+    }
+
     /// How it was before; `None`: no measure is in force.
     pub(crate) fn before(self) -> Option<Settled> {
         match self {
@@ -192,6 +205,12 @@ pub(crate) fn has_own_step(from: &EngineSpec, to: &EngineSpec) -> bool {
 /// Whether an engine whose log ends with this line has ended as it should. Of one for which nothing depends on that: yes.
 pub(crate) fn is_farewell(spec: &EngineSpec, last_line: &str) -> bool {
     !is_sql(spec) || Dialect::of(spec).is_farewell(last_line)
+}
+
+/// Whether the log of an engine that loads its files ends with its farewell, before which it has flushed what it acknowledged.
+/// The files of others are compared with what they are themselves.
+pub(crate) fn said_farewell(spec: &EngineSpec, last_line: &str) -> bool {
+    works_in_place(spec) || last_line.contains("is now ready to exit")
 }
 
 /// Whether an engine works on its files where they are. Then the same engine holds the same with the same files, as far as it

@@ -543,6 +543,11 @@ impl EngineHost {
         ended_cleanly(&self.paths, spec)
     }
 
+    /// Whether all that the engine that ran last has acknowledged is certain to be on the disk.
+    pub(crate) fn said_farewell(&self, spec: &EngineSpec) -> bool {
+        driver::said_farewell(spec, &last_line(&self.paths.agent.join(ENGINE_LOG)))
+    }
+
     /// Forgets the engine after its end was seen.
     pub(crate) fn forget(&mut self) {
         self.process = None;

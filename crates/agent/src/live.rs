@@ -10,7 +10,8 @@ use crate::site::Error;
 
 /// Has the engine that runs as `from` go on as `to`, which differs in settings that it takes live. Can be called again.
 pub(crate) async fn retune(client: &Client, from: &EngineSpec, to: &EngineSpec) -> Result<(), Cause> {
-    let changes = changes(from, to);
+    let mut changes = changes(from, to);
+    changes.retain(|change| !ends_append_only(change));
     for (at, change) in changes.iter().enumerate() {
         if let Err(error) = tell(client, change, &change.to).await {
             let refused = refused(to, change, error);
@@ -24,6 +25,12 @@ pub(crate) async fn retune(client: &Client, from: &EngineSpec, to: &EngineSpec) 
         }
     }
     Ok(())
+}
+
+/// Whether an append-only file ends with this. Not told here but by the end of temporary measures ([`Client::settle`]), which first
+/// has all of it in a snapshot, and then removes it: the next start would load it, however old it is by then.
+pub(crate) fn ends_append_only(change: &Change) -> bool {
+    change.name == "appendonly" && change.to == "no"
 }
 
 async fn tell(client: &Client, change: &Change, value: &str) -> Result<(), Error> {

@@ -371,7 +371,11 @@ async fn prepare(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
     probe(sup, section, live);
     let known = sup.state.section.as_ref().is_some_and(|j| j.measures.are_planned());
     if !known {
-        let measures = client.plan_measures().await.map_err(cause)?;
+        let mut measures = client.plan_measures().await.map_err(cause)?;
+        if let Some(want) = &sup.state.settle {
+            // What is found are the measures of an operation before this one, which are still in force.
+            measures = measures.with_before(want);
+        }
         let circumstances = driver::circumstances(&client, &sup.host.paths).await.map_err(cause)?;
         if let Some(journal) = sup.state.section.as_mut() {
             journal.measures = measures;
@@ -429,7 +433,8 @@ async fn quiesce(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Re
 /// Ends the old engine, unless it has ended.
 async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Result<(), Cause> {
     if sup.host.process().is_none() {
-        if section.down {
+        // What was acknowledged last may be gone with the power, and what was counted be more than there is.
+        if section.down || !sup.host.said_farewell(&section.from) {
             back::forget_held(sup);
         }
         // Another version reads what this one left: if that is half, this one has to recover first.
@@ -493,6 +498,8 @@ async fn undo(sup: &mut Supervisor, step: SectionStep) -> Result<(), Cause> {
             Ok(())
         }
         SectionStep::Keep => {
+            // Data that are put back are the pre-image's own files. After a power cut no start may be what is known last.
+            sup.save(Durability::Flushed).map_err(unsaved)?;
             blocking(sup, &section, |image| match image.is_complete() {
                 true => image.restore(),
                 // Without a complete pre-image nothing was started on the data. The old engine may need the room.

@@ -471,7 +471,12 @@ impl Supervisor {
             let message = "temporary measures of the last operation are still in force";
             return Ok(Err(Cause::new(message, "ask again in a minute")));
         }
-        Ok(live::retune(&client, from, to).await)
+        let taken = live::retune(&client, from, to).await;
+        if taken.is_ok() && changes(from, to).iter().any(live::ends_append_only) {
+            self.state.settle = Settled::configured(to);
+            self.settle(&client).await?;
+        }
+        Ok(taken)
     }
 
     /// Remembers how a task ended that the supervisor did itself.
@@ -557,9 +562,10 @@ impl Supervisor {
             Ok(()) => self.state.settle = None,
             Err(error) => {
                 self.settle_at = Instant::now() + SETTLE_PAUSE;
+                let why = crate::cause::cause(error).message;
                 self.event(
                     "engine.unsettled",
-                    &format!("temporary measures of an operation stay in force for now: {error}"),
+                    &format!("temporary measures of an operation stay in force for now: {why}"),
                 );
             }
         }

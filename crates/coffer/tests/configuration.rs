@@ -244,6 +244,36 @@ fn what_a_running_engine_refuses_changes_nothing_and_says_why() {
     assert_eq!(is("maxmemory-samples"), "7");
 }
 
+/// The file that is turned off would be loaded by the next start after a crash, and what was written since be gone.
+fn turned_off(version: &str) {
+    let Some(world) = World::start() else { return };
+    let instance = world.create("w", version, &[]);
+    group(&world, &format!("redis/{version}"), &[("appendonly", "yes"), ("save", "1 1")]);
+    run(&world, "configuration attach w cache");
+    let ask = |words: &[&str]| world.redis(&instance).ask(words).unwrap();
+    ask(&["SET", "k", "before"]);
+    run(&world, "configuration set cache appendonly=no");
+    assert_eq!(value(&world, &instance, "redis", "appendonly"), "no");
+    ask(&["SET", "k", "since"]);
+    let saved = |info: &str| info.lines().any(|line| line == "rdb_changes_since_last_save:0");
+    wait_for("a snapshot", || saved(&String::from_utf8_lossy(ask(&["INFO", "persistence"]).text().unwrap())));
+    let engine = world.engine_pid(&instance.id).unwrap();
+    signal(engine, Signal::KILL);
+    wait_for("another engine", || world.engine_pid(&instance.id).is_some_and(|pid| pid != engine));
+    assert_eq!(ask(&["GET", "k"]).text(), Some(&b"since"[..]));
+    assert_eq!(value(&world, &instance, "redis", "save").split(' ').count(), 2, "its snapshots are as they are to be");
+}
+
+#[test]
+fn an_append_only_file_that_is_turned_off_is_not_loaded_again() {
+    turned_off("7.0.15");
+}
+
+#[test]
+fn an_append_only_file_of_an_old_redis_that_is_turned_off_is_not_loaded_again() {
+    turned_off("6.0.16");
+}
+
 #[test]
 fn an_attachment_outlives_server_and_agent() {
     let Some(mut world) = World::start() else { return };

@@ -143,13 +143,14 @@ pub(super) async fn count_types(
     Ok(Some(types))
 }
 
-/// `keys=10,expires=2,avg_ttl=0`
+/// `keys=10,expires=2,avg_ttl=0`, and from Redis 7.4 on `subexpiry=1`, from Valkey 9.0 on `keys_with_volatile_items=1`.
 fn key_count(text: &str) -> KeyCount {
     let field = |name| {
         let mut fields = text.split(',').filter_map(|pair| pair.split_once('='));
         fields.find(|(n, _)| *n == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
     };
-    KeyCount { keys: field("keys"), volatile: field("expires") }
+    let fading = field("subexpiry").max(field("keys_with_volatile_items"));
+    KeyCount { keys: field("keys"), volatile: field("expires"), fading }
 }
 
 fn libraries(listed: Vec<BTreeMap<String, Value>>) -> BTreeMap<String, String> {

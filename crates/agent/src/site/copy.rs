@@ -24,7 +24,7 @@ pub(super) enum Pace {
     Together,
 }
 
-/// A file, its copy, and what is known of that: which file it is one `of`, by inode; and how that one was `seen` before the copy
+/// A file, its copy, and what is known of that: which file it is one `of` ([`identity`]); and how that one was `seen` before the copy
 /// began, where that can be trusted.
 pub(super) struct Copy {
     pub(super) from: PathBuf,
@@ -88,12 +88,12 @@ impl Copy {
     /// A copy of a file that only grows: what lacks of it is added. Where the file was replaced since, it is begun anew.
     pub(super) fn ensure_grown(&self, pace: Pace) -> io::Result<()> {
         let source = open(&self.from, OFlags::RDONLY)?;
-        let inode = source.metadata()?.ino().to_string();
-        if fs_err::read_to_string(&self.of).is_ok_and(|of| of == inode) {
+        let is = identity(&source)?;
+        if fs_err::read_to_string(&self.of).is_ok_and(|of| of == is) {
             return self.copy_rest(&source, pace);
         }
         ensure_absent(&self.to)?;
-        note(&self.of, &inode)?;
+        note(&self.of, &is)?;
         self.copy_rest(&source, pace)
     }
 
@@ -124,6 +124,14 @@ impl Copy {
     }
 }
 
+/// Which file it is, also where another one has got its inode since; and since which start of the machine, because after a power cut
+/// a copy that was not flushed may have its length without its contents.
+fn identity(file: &std::fs::File) -> io::Result<String> {
+    let is = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    let (born, boot) = (is.stx_btime, fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?);
+    Ok(format!("{} {}.{:09} {}", is.stx_ino, born.tv_sec, born.tv_nsec, boot.trim_end()))
+}
+
 /// Makes the copy share all blocks of the file, where the file system can.
 fn shares(copy: &std::fs::File, file: &std::fs::File) -> io::Result<bool> {
     let size = file.metadata()?.len();
@@ -141,4 +149,29 @@ pub(super) fn note(path: &Path, text: &str) -> io::Result<()> {
         fs_err::create_dir_all(dir)?;
     }
     fs_err::write(path, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Copy, Pace};
+
+    #[test]
+    fn a_copy_of_before_the_last_start_of_the_machine_is_not_trusted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name);
+        let copy = Copy { from: path("file"), to: path("copy"), of: path("of"), seen: path("seen") };
+        let read = || fs_err::read(&copy.to).expect("a copy");
+        fs_err::write(&copy.from, "all of it").expect("a file");
+        copy.ensure_grown(Pace::Each).expect("a copy");
+        fs_err::write(&copy.from, "all of it, and more").expect("it grows");
+        copy.ensure_grown(Pace::Each).expect("what lacks");
+        assert_eq!(read(), b"all of it, and more");
+        // What a power cut leaves of one that was not flushed, and what was noted then.
+        fs_err::write(&copy.to, [0; 19]).expect("its length");
+        let note = fs_err::read_to_string(&copy.of).expect("a note");
+        let (file, _boot) = note.rsplit_once(' ').expect("with the start of the machine");
+        fs_err::write(&copy.of, format!("{file} 00000000-0000-0000-0000-000000000000")).expect("a note");
+        copy.ensure_grown(Pace::Each).expect("another copy");
+        assert_eq!(read(), b"all of it, and more");
+    }
 }

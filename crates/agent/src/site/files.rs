@@ -39,13 +39,19 @@ pub struct File {
 
 /// All files below the directory that are part of an engine's data. Files may go away meanwhile.
 pub(crate) fn list(dir: &Path, kinds: Kinds) -> io::Result<Vec<File>> {
-    let mut found = Vec::new();
+    Ok(list_all(dir, kinds)?.0)
+}
+
+/// The same with the directories, from the directory on and each after the one that it is in: an empty one may be a database.
+pub(crate) fn list_all(dir: &Path, kinds: Kinds) -> io::Result<(Vec<File>, Vec<PathBuf>)> {
+    let mut found = (Vec::new(), Vec::new());
     collect(dir, Path::new(""), kinds, &mut found)?;
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.0.sort_by(|a, b| a.path.cmp(&b.path));
+    found.1.sort();
     Ok(found)
 }
 
-fn collect(dir: &Path, below: &Path, kinds: Kinds, found: &mut Vec<File>) -> io::Result<()> {
+fn collect(dir: &Path, below: &Path, kinds: Kinds, found: &mut (Vec<File>, Vec<PathBuf>)) -> io::Result<()> {
     let entries = match fs_err::read_dir(dir.join(below)) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -62,9 +68,10 @@ fn collect(dir: &Path, below: &Path, kinds: Kinds, found: &mut Vec<File>) -> io:
         };
         if metadata.is_dir() {
             collect(dir, &path, kinds, found)?;
+            found.1.push(path);
         } else if metadata.is_file() {
             let (size, inode, owner) = (metadata.len(), metadata.ino(), metadata.uid());
-            found.push(File { path, size, inode, owner, changed: metadata.mtime(), kind });
+            found.0.push(File { path, size, inode, owner, changed: metadata.mtime(), kind });
         }
     }
     Ok(())

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copy::{Copy, Pace, note};
 use super::files::flush;
-use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list};
+use super::{Error, File, Kind, Kinds, Paths, ensure_absent, list, list_all};
 
 /// What a plain copy does a second, for estimates: what a slow disk does.
 const BYTES_A_SECOND: u64 = 200_000_000;
@@ -69,9 +69,12 @@ pub struct PreImage {
 }
 
 /// What is in a complete pre-image.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct List {
     files: Vec<Kept>,
+    /// Those in which they are, and empty ones. Pre-images of earlier agents do not name them.
+    #[serde(default)]
+    directories: Vec<PathBuf>,
 }
 
 impl List {
@@ -185,11 +188,12 @@ impl PreImage {
             return Ok(list.bytes());
         }
         self.ensure_dirs()?;
-        let (mut kept, mut seen) = (List { files: Vec::new() }, Vec::new());
+        let (mut kept, mut seen) = (List::default(), Vec::new());
         let began = Instant::now();
         let is_long = || began.elapsed() > ONE_BY_ONE;
         for (part, dir) in self.parts() {
-            let files = list(dir, self.kinds)?;
+            let (files, directories) = list_all(dir, self.kinds)?;
+            kept.directories.extend(directories.iter().map(|below| Path::new(part).join(below)));
             // What was kept ahead and has gone since.
             let paths: BTreeSet<_> = files.iter().map(|file| &file.path).collect();
             for old in list(&self.dir.join(part), self.kinds)? {
@@ -283,6 +287,9 @@ impl PreImage {
             let back = self.dir.join(format!("{part}.back"));
             ensure_absent(&back)?;
             ensure_like(&back, dir)?;
+            for below in list.directories.iter().filter_map(|path| path.strip_prefix(part).ok()) {
+                ensure_like(&back.join(below), dir)?;
+            }
             for kept in list.files.iter().filter(|f| f.path.starts_with(part)) {
                 let path = kept.path.strip_prefix(part).unwrap_or(&kept.path);
                 if let Some(below) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -435,6 +442,18 @@ mod tests {
         for (name, content) in [("temp-seen-x", "a"), ("db/temp-of-t.ibd", "b"), ("db/t.ibd", "c")] {
             assert_eq!(fs_err::read_to_string(data.join(name)).expect("a file"), content, "{name}");
         }
+    }
+
+    #[test]
+    fn directories_without_files_are_kept_and_put_back() {
+        let volume = tempfile::tempdir().expect("a directory");
+        let image = preimage(volume.path(), &[("t.ibd", "a", 9)]);
+        let empty = volume.path().join("data/shop/inner");
+        fs_err::create_dir_all(&empty).expect("a database without tables");
+        image.complete().expect("a pre-image");
+        fs_err::remove_dir_all(volume.path().join("data/shop")).expect("it goes");
+        image.restore().expect("all of it back");
+        assert!(empty.is_dir());
     }
 
     #[test]
