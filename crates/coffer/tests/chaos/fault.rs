@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::cell::{Cell, Fault, Operation};
+use super::cell::{Cell, Fault, Operation, Place};
 use super::chance::Chance;
 use super::scene::Scene;
 use super::support::disk::Ballast;
@@ -25,7 +25,7 @@ pub(crate) enum Mend {
     /// These were killed. Servers are started again; others are by those who look after them.
     Killed(Vec<u32>),
     /// Everything was, and the disk has to be mounted again.
-    Power,
+    Power(Vec<u32>),
     /// The disk is full for so long.
     Room(Ballast, Duration),
     Slow(JoinHandle<()>),
@@ -62,6 +62,12 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
     match cell.fault {
         Fault::KillServer => must("server", Some(at_work.unwrap_or_else(|| chance.pick(&scene.servers())))),
         Fault::KillAgent => must("agent", world.agent_pid(id)),
+        // On the way back the one that failed may have ended by itself, and then it is as if it had been killed.
+        Fault::KillEngine if cell.step.place == Place::WayBack => {
+            let victims: Vec<_> = world.engine_pid(id).into_iter().collect();
+            victims.iter().copied().for_each(kill);
+            Mend::Killed(victims)
+        }
         Fault::KillEngine => must("engine", world.engine_pid(id)),
         Fault::KillKeeper => must("keeper", world.keeper_pid(id)),
         Fault::KillAll => {
@@ -74,8 +80,8 @@ pub(crate) fn strike(scene: &Scene, cell: &Cell, target: &Target<'_>, chance: &m
                 signal(*pid, Signal::STOP);
             }
             world.disk().expect("a disk of its own").cut();
-            all.into_iter().for_each(kill);
-            Mend::Power
+            all.iter().copied().for_each(kill);
+            Mend::Power(all)
         }
         Fault::DiskFull => Mend::Room(world.disk().expect("a disk of its own").fill(), lasts),
         Fault::DiskSlow => Mend::Slow(world.disk().expect("a disk of its own").slow(lasts)),
@@ -102,11 +108,12 @@ pub(crate) fn mend(scene: &mut Scene, mend: Mend) {
         // The clock is put right when all is over.
         Mend::Nothing | Mend::Clock => {}
         Mend::Killed(killed) => {
-            wait_for("whoever was killed to be gone", || killed.iter().all(|pid| has_ended(*pid)));
+            wait_until_gone(&killed);
             scene.start_servers();
         }
-        Mend::Power => {
+        Mend::Power(killed) => {
             scene.kill_everything();
+            wait_until_gone(&killed);
             scene.world.power_on();
             scene.start_servers();
         }
@@ -159,4 +166,8 @@ fn damage_preimage(scene: &Scene, operation: Operation, id: &str) {
     let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&meta), std::os::unix::fs::MetadataExt::gid(&meta));
     fs_err::os::unix::fs::chown(&new, Some(uid), Some(gid)).expect("its owner");
     fs_err::rename(&new, largest).expect("another file in its place");
+}
+
+fn wait_until_gone(killed: &[u32]) {
+    wait_for("whoever was killed to be gone", || killed.iter().all(|pid| has_ended(*pid)));
 }
