@@ -87,6 +87,17 @@ pub enum Error {
         /// Whose place was to be dropped.
         instance: InstanceId,
     },
+    /// Another server does something with the place; one that was stopped meanwhile has it until it goes on or is ended. Nothing
+    /// was touched.
+    #[error(
+        "another server has had the place of instance {instance} for {seconds} s; hint: it is tried again; end that server if it hangs"
+    )]
+    Taken {
+        /// Whose place.
+        instance: InstanceId,
+        /// For how long at least, as far as was waited.
+        seconds: u64,
+    },
     /// The agent's program could not be run.
     #[error(
         "could not start the agent of instance {instance}; hint: check that the program of the server is there and executable, \

@@ -36,10 +36,9 @@ use crate::{Agent, Error, Held, Placed, Provider};
 
 /// How long a killed process may take to be gone. The kernel has its memory to free, and writes to finish.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
-/// How long another server may have a place that is made here or looked after, and one that is removed: that takes as long as its
-/// files. How often it is looked whether it still has it.
+/// How long a place is waited for that another server has, and how often it is looked whether it still has it. Removing one takes
+/// as long as its files: that is not waited for here, but tried again.
 const PLACE_LIMIT: Duration = Duration::from_secs(5);
-const REMOVAL_LIMIT: Duration = Duration::from_secs(600);
 const PLACE_PAUSE: Duration = Duration::from_millis(10);
 /// How long an emptied control group may take to let itself be removed.
 const CGROUP_LIMIT: Duration = Duration::from_secs(5);
@@ -79,9 +78,15 @@ impl Local {
         self.instances.join(instance.to_string())
     }
 
-    /// The right to change this place, waited for and held until dropped. Whoever has it needs it for moments, unless it was stopped:
-    /// then it is not waited for for ever.
-    fn lock_place(&self, instance: InstanceId, limit: Duration) -> io::Result<(PathBuf, OwnedFd)> {
+    /// The right to change this place, waited for and held until dropped. Whoever has it needs it for moments, unless it was stopped,
+    /// or removes the place.
+    fn lock_place(&self, instance: InstanceId, limit: Duration) -> Result<(PathBuf, OwnedFd), Error> {
+        let failed = |source| Error::Volume { what: "lock the place", instance, source };
+        let taken = Error::Taken { instance, seconds: limit.as_secs() };
+        self.try_lock_place(instance, limit).map_err(failed)?.ok_or(taken)
+    }
+
+    fn try_lock_place(&self, instance: InstanceId, limit: Duration) -> io::Result<Option<(PathBuf, OwnedFd)>> {
         ensure_directory(&self.instances, None)?;
         let path = self.instances.join(format!("{instance}.lock"));
         let deadline = Instant::now() + limit;
@@ -93,17 +98,12 @@ impl Local {
                     std::thread::sleep(PLACE_PAUSE);
                     continue;
                 }
-                Err(Errno::WOULDBLOCK) => {
-                    let seconds = limit.as_secs();
-                    let message =
-                        format!("another server has had its lock for {seconds} s; hint: end that server if it hangs");
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
-                }
+                Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
             // Whoever had it before may have removed the place, and the file with it.
             match fs_err::metadata(&path) {
-                Ok(now) if now.ino() == rustix::fs::fstat(&lock)?.st_ino => return Ok((path, lock)),
+                Ok(now) if now.ino() == rustix::fs::fstat(&lock)?.st_ino => return Ok(Some((path, lock))),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -159,8 +159,8 @@ impl Provider for Local {
     fn ensure(&self, identity: &Identity) -> Result<Placed, Error> {
         let instance = identity.instance;
         let volume = self.volume(instance);
-        let make = || -> io::Result<_> {
-            let lock = self.lock_place(instance, PLACE_LIMIT)?;
+        let _lock = self.lock_place(instance, PLACE_LIMIT)?;
+        let make = || -> io::Result<()> {
             ensure_directory(&volume, None)?;
             for name in ["data", "conf", "run"] {
                 ensure_directory(&volume.join(name), identity.engine_uid)?;
@@ -168,10 +168,9 @@ impl Provider for Local {
             for name in ["pre", "agent"] {
                 ensure_directory(&volume.join(name), None)?;
             }
-            ensure_file(&volume.join("agent/identity.json"), &serde_json::to_vec(identity)?)?;
-            Ok(lock)
+            ensure_file(&volume.join("agent/identity.json"), &serde_json::to_vec(identity)?)
         };
-        let _lock = make().map_err(|source| Error::Volume { what: "make the volume", instance, source })?;
+        make().map_err(|source| Error::Volume { what: "make the volume", instance, source })?;
         let agent = self.start_agent(instance, &volume)?;
         Ok(Placed { instance, volume, agent })
     }
@@ -186,8 +185,8 @@ impl Provider for Local {
         if has_holder(&volume.join("agent/lock")).unwrap_or(false) {
             return Ok(Agent::Runs);
         }
-        let lock = self.lock_place(instance, PLACE_LIMIT);
-        let (lock_path, _lock) = lock.map_err(|source| Error::Volume { what: "lock the place", instance, source })?;
+        // Whoever has it starts its agent, or removes it; this is asked again a second later.
+        let (lock_path, _lock) = self.lock_place(instance, Duration::ZERO)?;
         if !identity.exists() {
             // Dropped meanwhile, and its lock file with it: this is a new one.
             let _ = fs_err::remove_file(lock_path);
@@ -198,7 +197,7 @@ impl Provider for Local {
 
     fn drop_place(&self, instance: InstanceId, still_wanted: &dyn Fn() -> bool) -> Result<(), Error> {
         let failed = |what| move |source| Error::Volume { what, instance, source };
-        let (lock_path, _lock) = self.lock_place(instance, REMOVAL_LIMIT).map_err(failed("lock the place"))?;
+        let (lock_path, _lock) = self.lock_place(instance, PLACE_LIMIT)?;
         if !still_wanted() {
             return Err(Error::Unwanted { instance });
         }
@@ -231,8 +230,7 @@ impl Provider for Local {
     }
 
     fn hold(&self, instance: InstanceId) -> Result<Held, Error> {
-        let held = self.lock_place(instance, PLACE_LIMIT);
-        let (lock_path, lock) = held.map_err(|source| Error::Volume { what: "lock the place", instance, source })?;
+        let (lock_path, lock) = self.lock_place(instance, PLACE_LIMIT)?;
         let is_placed = self.volume(instance).join("agent/identity.json").exists();
         if !is_placed {
             // Its lock file is gone with it, and this is a new one.

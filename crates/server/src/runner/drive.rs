@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coffer_core::id::InstanceId;
 use coffer_core::instance::{Instance, Operation};
-use coffer_core::operation::{Event, Illegal, Phase};
+use coffer_core::operation::{self, Illegal, Phase};
 use coffer_core::runner::{self, Act, Change, LEASE};
-use coffer_store::Work;
+use coffer_store::{Event, Work};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
@@ -22,7 +23,13 @@ enum Interrupted {
     Store(#[from] coffer_store::Error),
     #[error(transparent)]
     Illegal(#[from] Illegal),
+    /// No attempt failed: that of another server goes on, or will.
+    #[error("{0}")]
+    Taken(String),
 }
+
+/// The event of a place that another server has for too long.
+const TAKEN: &str = "place.taken";
 
 impl Runner {
     /// Claims the operation and works on it until it has to wait or is over.
@@ -39,6 +46,10 @@ impl Runner {
             Ok(()) => {}
             Err(Interrupted::Store(coffer_store::Error::Fenced(_))) => {
                 return info!(operation = %id, "somebody else works on this operation now");
+            }
+            Err(Interrupted::Taken(message)) => {
+                info!(operation = %id, message, "the work on an operation waits for a place");
+                self.tell_taken(instance.id, message).await;
             }
             Err(error) => error!(operation = %id, %error, "the work on an operation was broken off"),
         }
@@ -62,6 +73,7 @@ impl Runner {
                 Act::Ensure => {
                     let identity = self.identity(instance);
                     let placed = self.app.places.call(move |provider| provider.ensure(&identity)).await;
+                    let placed = unless_taken(placed)?;
                     runner::placed(
                         operation,
                         placed.map(|_| ()).map_err(|failure| failure.cause()),
@@ -74,6 +86,7 @@ impl Runner {
                     if let Err(places::Failure::Refused(coffer_provider::Error::Unwanted { .. })) = dropped {
                         return Err(coffer_store::Error::Fenced(operation.id).into());
                     }
+                    let dropped = unless_taken(dropped)?;
                     runner::placed(operation, dropped.map_err(|failure| failure.cause()), self.app.clock.now())
                 }
                 act => act,
@@ -82,6 +95,19 @@ impl Runner {
             if !self.save(operation, event, &changes).await? {
                 return Ok(());
             }
+        }
+    }
+
+    /// Tells that a place is waited for, once, since it is tried again every few seconds.
+    async fn tell_taken(&self, instance: InstanceId, message: String) {
+        let event = Event { at: self.app.clock.now(), id: TAKEN.to_owned(), message };
+        let told = async {
+            let mut write = self.app.store.write().await?;
+            write.insert_turn(instance, &event, TAKEN).await?;
+            write.commit().await
+        };
+        if let Err(error) = told.await {
+            error!(%instance, %error, "an event cannot be written");
         }
     }
 
@@ -99,7 +125,12 @@ impl Runner {
     }
 
     /// Moves the operation and writes down where it stands then. False where there is nothing more to do at once.
-    async fn save(&self, operation: &mut Operation, event: Event, changes: &[Change]) -> Result<bool, Interrupted> {
+    async fn save(
+        &self,
+        operation: &mut Operation,
+        event: operation::Event,
+        changes: &[Change],
+    ) -> Result<bool, Interrupted> {
         let now = self.app.clock.now();
         let goes_on = runner::move_on(operation, event, now)?;
         self.app.store.save(operation, changes, leased(now)).await?;
@@ -139,6 +170,16 @@ impl Runner {
             self.app.catalogue.reload(&self.app.store).await?;
         }
         Ok(goes_on)
+    }
+}
+
+/// What the provider did, unless another server was at it.
+fn unless_taken<T>(done: Result<T, places::Failure>) -> Result<Result<T, places::Failure>, Interrupted> {
+    match done {
+        Err(places::Failure::Refused(taken @ coffer_provider::Error::Taken { .. })) => {
+            Err(Interrupted::Taken(taken.to_string()))
+        }
+        done => Ok(done),
     }
 }
 

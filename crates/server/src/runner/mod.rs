@@ -103,7 +103,9 @@ impl Runner {
                 _ = tick.tick() => {
                     self.revive_agents(&mut complaints).await;
                     if ticks.is_multiple_of(SWEEP) {
-                        self.drop_left_places().await;
+                        // Beside the rest: it takes as long as the files of a place.
+                        let runner = Arc::clone(&self);
+                        drives.spawn(async move { runner.drop_left_places().await });
                     }
                     ticks = ticks.wrapping_add(1);
                     let open = self.app.store.open_operations().await.unwrap_or_else(|error| vec![Err(error)]);
@@ -179,8 +181,8 @@ impl Runner {
         for instance in dead.into_iter().filter(|instance| wanted.contains(instance)) {
             let Some(_taken) = self.take(instance) else { continue };
             match self.app.places.call(move |provider| provider.ensure_agent(instance)).await {
-                // Another server was faster.
-                Ok(Agent::Runs) => {}
+                // Another server was faster, or is at it.
+                Ok(Agent::Runs) | Err(places::Failure::Refused(coffer_provider::Error::Taken { .. })) => {}
                 Ok(_) => {
                     info!(%instance, "started the agent of an instance again");
                     let message = "the agent had ended and was started again; the engine was not touched".to_owned();
@@ -211,8 +213,13 @@ impl Runner {
                     continue;
                 }
                 let Some(_taken) = self.take(instance) else { continue };
-                self.app.places.call(move |provider| provider.drop_place(instance, &|| true)).await?;
-                info!(%instance, "dropped a place that was left of an instance");
+                match self.app.places.call(move |provider| provider.drop_place(instance, &|| true)).await {
+                    Err(places::Failure::Refused(coffer_provider::Error::Taken { .. })) => {}
+                    dropped => {
+                        dropped?;
+                        info!(%instance, "dropped a place that was left of an instance");
+                    }
+                }
             }
             Ok::<_, Left>(())
         };

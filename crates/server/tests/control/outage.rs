@@ -96,6 +96,21 @@ async fn what_was_tried_when_the_clock_was_ahead_is_tried_again_when_it_is_right
 }
 
 #[tokio::test]
+async fn a_place_that_another_server_has_is_waited_for_without_an_attempt_and_told_once() {
+    let setting = Setting::new().await;
+    let id = setting.serving("redis_test").await;
+    setting.places.set_gate(Gate::Taken);
+    setting.app().delete(&member(), id).await.expect("accepted");
+    // Tried again and again, each time with a claim of its own.
+    let waits = setting.until_operation(id, |o| o.epoch.0 >= 4).await;
+    assert!(matches!(waits.phase, Phase::Forward { attempt: 0, .. }), "{:?}", waits.phase);
+    let events = setting.app().events(&member(), id).await.expect("events");
+    assert_eq!(events.iter().filter(|event| event.id == "place.taken").count(), 1, "{events:?}");
+    setting.places.set_gate(Gate::Open);
+    setting.until_gone(id).await;
+}
+
+#[tokio::test]
 async fn a_place_that_is_made_after_its_instance_is_gone_is_dropped() {
     let mut setting = Setting::new().await;
     let (gone, stays) = (setting.serving("gone").await, setting.serving("stays").await);

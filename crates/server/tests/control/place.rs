@@ -35,6 +35,8 @@ pub(crate) enum Gate {
     /// It takes until the gate is another.
     Hangs,
     Fails,
+    /// Another server has every place.
+    Taken,
 }
 
 impl Places {
@@ -81,6 +83,7 @@ impl Places {
                 instance,
                 source: std::io::Error::other("the disk has gone for a walk"),
             }),
+            Gate::Taken => Err(Error::Taken { instance, seconds: 5 }),
             Gate::Open | Gate::Hangs => Ok(()),
         }
     }
