@@ -468,7 +468,7 @@ impl EngineHost {
             })?;
         }
         self.process = None;
-        if !self.ended_cleanly(spec) {
+        if !ended_cleanly(&self.paths, spec) {
             // It was found running by this agent, so nobody told it how the end was.
             let message = format!("{} ended without a clean stop; its last words: {}", spec.label(), self.last_words());
             return Err(Cause::new(message, AGAIN_HINT));
@@ -495,7 +495,7 @@ impl EngineHost {
             () = answers => return false,
             () = tokio::time::sleep(STOP_LIMIT) => return false,
         };
-        let is_clean = matches!(exit, Some(Exit::Code(0) | Exit::Unknown)) && self.ended_cleanly(spec);
+        let is_clean = matches!(exit, Some(Exit::Code(0) | Exit::Unknown)) && ended_cleanly(&self.paths, spec);
         if is_clean {
             self.forget();
         }
@@ -536,11 +536,6 @@ impl EngineHost {
     /// The last lines that the engine wrote.
     pub(crate) fn last_words(&self) -> String {
         last_words(&self.paths.agent.join(ENGINE_LOG), self.log_from, &self.secrets)
-    }
-
-    /// Whether the engine that ran last has said that it ended as it should, where engines say that.
-    pub(crate) fn ended_cleanly(&self, spec: &EngineSpec) -> bool {
-        ended_cleanly(&self.paths, spec)
     }
 
     /// Whether all that the engine that ran last has acknowledged is certain to be on the disk.

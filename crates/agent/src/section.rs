@@ -26,6 +26,7 @@ use self::record::{note_begin, note_end};
 use self::time::{hold_limit, in_time, time_left};
 use crate::cause::cause;
 use crate::driver::{self, Client, Settled, Temporary};
+use crate::engine::ended_cleanly;
 use crate::gate;
 use crate::site::{Error, Exposure, PreImage, Probe, STAYING, Seen};
 use crate::state::{Durability, Journal};
@@ -439,7 +440,7 @@ async fn stop(sup: &mut Supervisor, section: &Section, live: &mut Live) -> Resul
         }
         // Another version reads what this one left: if that is half, this one has to recover first.
         let is_read = section.plan.steps.contains(&SectionStep::Keep) && !section.gives_up_on_it();
-        if is_read && !sup.host.ended_cleanly(&section.from) {
+        if is_read && !ended_cleanly(&sup.host.paths, &section.from) {
             let message = format!("{} ended without a clean stop", section.from.label());
             let hint = match section.down {
                 true => "have it serve again, or go back to the data from before: coffer instance rollback --restore",
