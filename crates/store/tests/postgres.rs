@@ -36,6 +36,12 @@ async fn open(cluster: &Cluster, database: &str) -> Store {
     Store::open(&Location::Postgres(url.parse().expect("a URL"))).await.expect("new store")
 }
 
+/// The same store, as two servers have it.
+async fn two_servers(url: &str) -> [Store; 2] {
+    let location = Location::Postgres(url.parse().expect("a URL"));
+    [Store::open(&location).await.expect("new store"), Store::open(&location).await.expect("the same")]
+}
+
 #[tokio::test]
 async fn what_every_release_left_is_read_and_carried_on() {
     let cluster = Cluster::start();
@@ -117,9 +123,7 @@ async fn what_one_server_writes_another_hears_when_it_is_true() {
 #[tokio::test]
 async fn a_server_that_falls_silent_while_it_writes_loses_what_it_wrote_and_others_go_on() {
     let cluster = Cluster::start();
-    let location = Location::Postgres(cluster.database("silent").parse().expect("a URL"));
-    let (one, other) =
-        (Store::open(&location).await.expect("new store"), Store::open(&location).await.expect("the same"));
+    let [one, other] = two_servers(&cluster.database("silent")).await;
     let instance = suite::insert_another(&one, 1, "ours").await;
     let mut silent = one.write().await.expect("write");
     silent.insert_operation(&suite::operation(&instance, Kind::Restart)).await.expect("operation");
@@ -161,9 +165,7 @@ async fn who_waits(connection: &mut sqlx::PgConnection) -> i32 {
 async fn who_does_not_wait_for_its_turn_to_write_any_more_does_not_keep_it() {
     let cluster = Cluster::start();
     let url = cluster.database("gives_up");
-    let location = Location::Postgres(url.parse().expect("a URL"));
-    let (one, other) =
-        (Store::open(&location).await.expect("new store"), Store::open(&location).await.expect("the same"));
+    let [one, other] = two_servers(&url).await;
     let mut observer = sqlx::PgConnection::connect(&url).await.expect("a connection");
     let first = one.write().await.expect("write");
     tokio::select! {
@@ -184,9 +186,7 @@ async fn who_does_not_wait_for_its_turn_to_write_any_more_does_not_keep_it() {
 async fn a_server_that_did_not_get_its_turn_to_write_gets_the_next() {
     let cluster = Cluster::start();
     let url = cluster.database("no_turn");
-    let location = Location::Postgres(url.parse().expect("a URL"));
-    let (one, other) =
-        (Store::open(&location).await.expect("new store"), Store::open(&location).await.expect("the same"));
+    let [one, other] = two_servers(&url).await;
     let mut observer = sqlx::PgConnection::connect(&url).await.expect("a connection");
     let first = one.write().await.expect("write");
     let give_up = async {
