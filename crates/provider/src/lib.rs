@@ -20,7 +20,8 @@ pub trait Provider: Send + Sync {
     /// An agent that runs already keeps the identity that it was started with.
     fn ensure(&self, identity: &Identity) -> Result<Placed, Error>;
 
-    /// Ensures that an agent runs in the instance's place, which must be there.
+    /// Ensures that an agent runs in the instance's place, which must be there. Waits for nobody: whoever has the place
+    /// ([`Error::Taken`]) starts its agent, or removes it.
     fn ensure_agent(&self, instance: InstanceId) -> Result<Agent, Error>;
 
     /// Ensures that nothing is left of the instance: agent, engines, control group, volume with all data. Takes as long as

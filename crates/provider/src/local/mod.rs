@@ -58,6 +58,16 @@ const PASSED_ON: [&str; 9] = [
     "COFFER_LOG",
 ];
 
+/// The lock of a place, given back when dropped. Closing it is not enough: a child that another thread has forked has all
+/// descriptors until it executes.
+struct PlaceLock(OwnedFd);
+
+impl Drop for PlaceLock {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// Places on this machine.
 #[derive(Debug)]
 pub struct Local {
@@ -80,13 +90,13 @@ impl Local {
 
     /// The right to change this place, waited for and held until dropped. Whoever has it needs it for moments, unless it was stopped,
     /// or removes the place.
-    fn lock_place(&self, instance: InstanceId, limit: Duration) -> Result<(PathBuf, OwnedFd), Error> {
+    fn lock_place(&self, instance: InstanceId, limit: Duration) -> Result<(PathBuf, PlaceLock), Error> {
         let failed = |source| Error::Volume { what: "lock the place", instance, source };
         let taken = Error::Taken { instance, seconds: limit.as_secs() };
         self.try_lock_place(instance, limit).map_err(failed)?.ok_or(taken)
     }
 
-    fn try_lock_place(&self, instance: InstanceId, limit: Duration) -> io::Result<Option<(PathBuf, OwnedFd)>> {
+    fn try_lock_place(&self, instance: InstanceId, limit: Duration) -> io::Result<Option<(PathBuf, PlaceLock)>> {
         ensure_directory(&self.instances, None)?;
         let path = self.instances.join(format!("{instance}.lock"));
         let deadline = Instant::now() + limit;
@@ -103,7 +113,7 @@ impl Local {
             }
             // Whoever had it before may have removed the place, and the file with it.
             match fs_err::metadata(&path) {
-                Ok(now) if now.ino() == rustix::fs::fstat(&lock)?.st_ino => return Ok(Some((path, lock))),
+                Ok(now) if now.ino() == rustix::fs::fstat(&lock)?.st_ino => return Ok(Some((path, PlaceLock(lock)))),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -140,7 +150,7 @@ impl Local {
             .stderr(log.1);
         detach(&mut command);
         let child = command.spawn().map_err(|source| {
-            // Closing it is not enough: a child that another thread has forked has all descriptors until it executes.
+            // As with the place's lock, closing it is not enough.
             let _ = flock(&given_back, FlockOperation::Unlock);
             Error::Agent { instance, program: self.program.clone(), source }
         })?;
@@ -185,7 +195,6 @@ impl Provider for Local {
         if has_holder(&volume.join("agent/lock")).unwrap_or(false) {
             return Ok(Agent::Runs);
         }
-        // Whoever has it starts its agent, or removes it; this is asked again a second later.
         let (lock_path, _lock) = self.lock_place(instance, Duration::ZERO)?;
         if !identity.exists() {
             // Dropped meanwhile, and its lock file with it: this is a new one.
