@@ -79,6 +79,16 @@ pub(crate) fn queued(listener: BorrowedFd<'_>) -> io::Result<usize> {
 /// All connections whose local end is this address, accepted or not; with `0.0.0.0` or `::`, all to its port. An IPv4
 /// address is the same whether the socket is of IPv4 or of both.
 pub(crate) fn connections(at: SocketAddr) -> Result<Vec<Connection>, Error> {
+    look(at, ESTABLISHED_AND_CLOSE_WAIT)
+}
+
+/// Whether somebody listens at this very address. Only those that listen are gone through, however many connections there are:
+/// `/proc/net/tcp` took 59 ms of 20,000.
+pub(super) fn is_listened_at(at: SocketAddr) -> Result<bool, Error> {
+    Ok(!look(at, LISTENING)?.is_empty())
+}
+
+fn look(at: SocketAddr, states: u32) -> Result<Vec<Connection>, Error> {
     let at = SocketAddr::new(at.ip().to_canonical(), at.port());
     // One socket per look: the rest of an answer that went wrong is never taken for part of the next.
     let socket = socket_with(
@@ -94,7 +104,7 @@ pub(crate) fn connections(at: SocketAddr) -> Result<Vec<Connection>, Error> {
     // A socket of IPv6 may have an IPv4 address, never the other way round.
     let families = if at.is_ipv4() { &[Family::V4, Family::V6][..] } else { &[Family::V6] };
     for family in families {
-        retry_on_intr(|| send(&socket, &request(*family, at.port()), SendFlags::empty()))?;
+        retry_on_intr(|| send(&socket, &request(*family, at.port(), states), SendFlags::empty()))?;
         // The kernel writes the next part of its answer while we take the one before. So it never blocks, and if there is
         // nothing to take before the end came, that is an error.
         loop {
@@ -122,6 +132,7 @@ const INET_DIAG_INFO: u16 = 2;
 const PROTOCOL_TCP: u8 = 6;
 /// A client that has shut down its sending side (`CLOSE_WAIT`) may still wait for its answer.
 const ESTABLISHED_AND_CLOSE_WAIT: u32 = 1 << 1 | 1 << 8;
+const LISTENING: u32 = 1 << 10;
 
 #[derive(Clone, Copy)]
 enum Family {
@@ -130,14 +141,14 @@ enum Family {
 }
 
 /// A `struct nlmsghdr` and a `struct inet_diag_req_v2`.
-fn request(family: Family, port: u16) -> Vec<u8> {
+fn request(family: Family, port: u16, states: u32) -> Vec<u8> {
     let mut request = Vec::with_capacity(REQUEST.into());
     request.extend(u32::from(REQUEST).to_ne_bytes());
     request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
     request.extend([0; 8]);
     request.extend([family as u8, PROTOCOL_TCP, 1 << (INET_DIAG_INFO - 1), 0]);
-    request.extend(ESTABLISHED_AND_CLOSE_WAIT.to_ne_bytes());
+    request.extend(states.to_ne_bytes());
     request.extend(port.to_be_bytes());
     // The kernel does not look at the rest of the socket's identity.
     request.resize(REQUEST.into(), 0);

@@ -20,6 +20,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::diag::{self, is_listened_at};
 use super::sys;
 
 /// How many connections may wait in a socket. The kernel cuts it to net.core.somaxconn, 4096 unless somebody changed it. Engines
@@ -245,6 +246,15 @@ fn is_left(mut others_have_it: impl FnMut() -> io::Result<bool>) -> io::Result<b
 
 /// Whether somebody listens at this very address.
 fn others_listen(address: SocketAddr) -> io::Result<bool> {
+    match is_listened_at(address) {
+        Ok(found) => Ok(found),
+        Err(diag::Error::NoSockDiag) => table_has(address),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// The same from a table that every kernel has, which lists all connections as well.
+fn table_has(address: SocketAddr) -> io::Result<bool> {
     // As the kernel writes it: each word of the address as a number of this machine, and the port as a number.
     let words = |bytes: &[u8]| -> String {
         bytes.as_chunks::<4>().0.iter().fold(String::new(), |mut text, word| {
@@ -280,7 +290,27 @@ pub(super) fn inode(socket: impl AsFd) -> io::Result<Inode> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_left;
+    use std::net::TcpListener;
+
+    use super::{is_left, is_listened_at, table_has};
+
+    #[test]
+    fn both_tables_tell_who_listens_and_where() {
+        for listen_at in ["127.0.9.13:0", "[::1]:0"] {
+            let listener = TcpListener::bind(listen_at).expect("an address");
+            let at = listener.local_addr().expect("an address");
+            let client = std::net::TcpStream::connect(at).expect("somebody listens");
+            let clients_own = client.local_addr().expect("an address");
+            assert!(is_listened_at(at).expect("the kernel tells") && table_has(at).expect("the kernel tells"));
+            for nobody in [clients_own, std::net::SocketAddr::new(at.ip(), 1)] {
+                assert!(!is_listened_at(nobody).expect("the kernel tells"));
+                assert!(!table_has(nobody).expect("the kernel tells"));
+            }
+            let _accepted = listener.accept().expect("a client");
+            drop(listener);
+            assert!(!is_listened_at(at).expect("the kernel tells") && !table_has(at).expect("the kernel tells"));
+        }
+    }
 
     #[test]
     fn who_is_about_to_leave_is_waited_for_and_who_stays_is_not() {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::SocketAddrV4;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::support::ledger::Ledger;
@@ -54,6 +56,8 @@ impl Remains {
     fn add_processes(&mut self, world: &World, instances: &BTreeSet<String>) {
         let data = world.data().to_path_buf();
         let us = std::process::id();
+        // Those that have mounts of their own: the others have ours, and there is much to read.
+        let our_mounts = fs_err::read_link("/proc/self/ns/mnt").unwrap_or_default();
         for entry in fs_err::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
             let read = |name: &str| fs_err::read(entry.path().join(name)).unwrap_or_default();
@@ -62,7 +66,9 @@ impl Remains {
                 // The kernel's own, or one that has ended.
                 continue;
             }
-            let mounts = String::from_utf8_lossy(&read("mountinfo")).into_owned();
+            let has_ours = fs_err::read_link(entry.path().join("ns/mnt")).is_ok_and(|theirs| theirs == our_mounts);
+            let mounts = if has_ours { Vec::new() } else { read("mountinfo") };
+            let mounts = String::from_utf8_lossy(&mounts);
             let cwd = fs_err::read_link(entry.path().join("cwd")).unwrap_or_default();
             let is_ours = line.contains(data.to_str().unwrap_or_default()) || cwd.starts_with(&data);
             let of = instances.iter().find(|id| {
@@ -81,18 +87,18 @@ impl Remains {
 
     fn add_ports(&mut self, world: &World, instances: &BTreeSet<String>) {
         let has = |id: &&String, address: &str| state(world, id)["engine"]["address"] == address;
-        let slice = u32::from_be_bytes([127, 20, world.slice(), 0]);
-        let sockets = fs_err::read_to_string("/proc/net/tcp").unwrap_or_default();
-        for line in sockets.lines().skip(1) {
-            let words: Vec<_> = line.split_ascii_whitespace().collect();
-            let Some((address, port)) = words.get(1).and_then(|local| local.split_once(':')) else { continue };
-            let address = u32::from_str_radix(address, 16).map(u32::from_be).unwrap_or_default();
-            let port = u16::from_str_radix(port, 16).unwrap_or_default();
+        // Not from /proc/net/tcp: it lists all connections, of which others have left thousands.
+        let listed = Command::new("ss").args(["--tcp", "--listening", "--numeric", "--no-header"]).output();
+        let listed = listed.expect("iproute2 is installed");
+        assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+        for line in String::from_utf8_lossy(&listed.stdout).lines() {
+            let local = line.split_ascii_whitespace().nth(3).unwrap_or_default();
+            let Ok(local) = local.parse::<SocketAddrV4>() else { continue };
             // Of several sockets of one port, connections are shared out; how many there are is the engine's affair.
-            if words.get(3) == Some(&"0A") && address & 0xffff_ff00 == slice {
-                let address = std::net::Ipv4Addr::from(address).to_string();
+            if local.ip().octets()[..3] == [127, 20, world.slice()] {
+                let address = local.ip().to_string();
                 let of = instances.iter().find(|id| has(id, &address)).map_or("nobody", String::as_str);
-                self.0.insert(format!("port {address}:{port} of {of}"), 1);
+                self.0.insert(format!("port {local} of {of}"), 1);
             }
         }
     }

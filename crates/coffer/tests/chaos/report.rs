@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use coffer_core::datastore::Datastore;
@@ -116,7 +117,8 @@ impl Report {
         let wrong: Vec<_> = self.of(datastore).filter(|(_, ran)| ran.is_err()).collect();
         let today = Timestamp::now().strftime("%Y-%m-%d");
         let (all, failed) = (cells_of(datastore), wrong.len());
-        lines.insert(self.seed, format!("- seed {}, {today}: {all} cells, {failed} not as promised", self.seed));
+        let (seed, commit) = (self.seed, commit());
+        lines.insert(seed, format!("- seed {seed}, {today}, {commit}: {all} cells, {failed} not as promised"));
         let mut text = lines.into_values().collect::<Vec<_>>().join("\n");
         let _ = writeln!(text, "\n\nWith seed {}:", self.seed);
         text += &self.table(datastore);
@@ -135,6 +137,15 @@ impl Report {
 fn part<'a>(text: &'a str, heading: &str, next: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(heading)?;
     Some(rest.split_once(next).map_or(rest, |(part, _)| part))
+}
+
+/// Of what the run was: `commit 1234abc`.
+fn commit() -> String {
+    let asked = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--short", "HEAD"]).output();
+    match asked {
+        Ok(told) if told.status.success() => format!("commit {}", String::from_utf8_lossy(&told.stdout).trim()),
+        _ => "no commit".to_owned(),
+    }
 }
 
 /// How many cells of a datastore make sense.
