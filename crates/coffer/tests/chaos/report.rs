@@ -161,6 +161,9 @@ fn keep_logs(cell: &Cell, scene: &Scene) {
     let mut logs = vec![data.join("serve.log"), data.join("serve-b.log")];
     for entry in fs_err::read_dir(data.join("instances")).into_iter().flatten().flatten() {
         logs.extend(["agent.log", "engine.log", "state.json"].map(|name| entry.path().join("agent").join(name)));
+        // What Redis and Valkey could not load.
+        let appended = fs_err::read_dir(entry.path().join("data/appendonlydir")).into_iter().flatten().flatten();
+        logs.extend(appended.map(|entry| entry.path()));
     }
     for log in logs.into_iter().filter(|log| log.exists()) {
         let name = log.strip_prefix(data).unwrap_or(&log).display().to_string().replace('/', "-");
