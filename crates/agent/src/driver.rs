@@ -207,6 +207,12 @@ pub(crate) fn is_farewell(spec: &EngineSpec, last_line: &str) -> bool {
     !is_sql(spec) || Dialect::of(spec).is_farewell(last_line)
 }
 
+/// Mends what an engine that ended while it started could not load, if it says that of what can be mended without a loss. Gives
+/// what was done.
+pub(crate) async fn mend(spec: &EngineSpec, paths: &Paths, words: &str) -> Result<Option<String>, Error> {
+    if is_sql(spec) { Ok(None) } else { redis::mend(paths, words).await }
+}
+
 /// Whether the log of an engine that loads its files ends with its farewell, before which it has flushed what it acknowledged.
 /// The files of others are compared with what they are themselves.
 pub(crate) fn said_farewell(spec: &EngineSpec, last_line: &str) -> bool {

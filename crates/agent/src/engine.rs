@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,8 +71,8 @@ pub(crate) struct EngineHost {
     highest: gate::Found,
     /// How long connections wait where nothing else was said.
     hold_limit: Duration,
-    /// That files were given back to the engine's user, in sentences that nobody has taken yet.
-    given: Vec<String>,
+    /// What was mended before an engine was started, as events that nobody has taken yet.
+    mended: Vec<(&'static str, String)>,
     /// What the configuration file held with which an engine was started, where nobody has taken that yet.
     config: Option<Print>,
     /// The program of an image with which one was started, as that was then.
@@ -103,7 +102,7 @@ impl EngineHost {
             gate: None,
             highest: gate::Found { level: identity.gate, why: String::new() },
             hold_limit: Duration::from_secs(identity.hold_seconds),
-            given: Vec::new(),
+            mended: Vec::new(),
             config: None,
             program: None,
             paths,
@@ -148,7 +147,13 @@ impl EngineHost {
                 self.launch(spec, exposure).await?;
                 self.ready(spec).await?
             }
-            other => other?,
+            Err(cause) => {
+                let mended = driver::mend(spec, &self.paths, &cause.message).await.ok().flatten().ok_or(cause)?;
+                self.mended.push(("data.mended", mended));
+                self.launch(spec, exposure).await?;
+                self.ready(spec).await?
+            }
+            Ok(client) => client,
         };
         if exposure == Exposure::Open
             && let Err(cause) = self.open(spec, &client).await
@@ -215,14 +220,14 @@ impl EngineHost {
     pub(crate) fn give_files(&mut self) -> Result<(), Cause> {
         let given = site::give_back(&self.paths, self.user).map_err(|error| cause(error.into()))?;
         if given.files > 0 {
-            self.given.push(given.to_string());
+            self.mended.push(("files.given", given.to_string()));
         }
         Ok(())
     }
 
-    /// What was said of files that were given, each once.
-    pub(crate) fn take_given(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.given)
+    /// What was mended, with the names of the events, each once.
+    pub(crate) fn take_mended(&mut self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.mended)
     }
 
     /// What the configuration file held with which an engine was started, once.
@@ -530,7 +535,7 @@ impl EngineHost {
     /// Bytes that data and pre-images take, a file with several names counted once.
     pub(crate) fn used_bytes(&self) -> u64 {
         let mut seen = HashSet::new();
-        [&self.paths.data, &self.paths.pre].into_iter().map(|dir| used_below(dir, &mut seen)).sum()
+        [&self.paths.data, &self.paths.pre].into_iter().map(|dir| site::used_below(dir, &mut seen)).sum()
     }
 
     /// The last lines that the engine wrote.
@@ -579,19 +584,4 @@ fn describe(started: &sandbox::Started) -> Vec<String> {
         lines.push(format!("cpu limit: {}", limits.cpu));
     }
     lines
-}
-
-/// What cannot be read does not count: files come and go while an engine works.
-fn used_below(dir: &Path, seen: &mut HashSet<u64>) -> u64 {
-    let Ok(entries) = fs_err::read_dir(dir) else { return 0 };
-    let mut bytes = 0;
-    for entry in entries.flatten() {
-        let Ok(metadata) = entry.metadata() else { continue };
-        if metadata.is_dir() {
-            bytes += used_below(&entry.path(), seen);
-        } else if seen.insert(metadata.ino()) {
-            bytes += metadata.blocks() * 512;
-        }
-    }
-    bytes
 }

@@ -28,7 +28,7 @@ mod tasks;
 
 use std::path::{Path, PathBuf};
 
-use coffer_core::instance::Observed;
+use coffer_core::instance::{Engine, Observed};
 use coffer_wire::agent::{Identity, Report};
 use tokio::sync::{mpsc, watch};
 
@@ -90,8 +90,11 @@ fn load_identity(volume: &Path) -> Result<Identity, Error> {
     serde_json::from_slice(&text).map_err(|e| bad(e.into()))
 }
 
+/// What is known before anything was looked at.
 fn first_report(state: &state::State) -> Report {
+    let should_run = state.wanted && state.engine.is_some();
     let observed = Observed {
+        engine: if should_run { Engine::Starting } else { Engine::Absent },
         generation: state.generation,
         on_disk: state.on_disk,
         drift: state.drift.clone(),

@@ -46,6 +46,10 @@ enum Error {
 // A server that has nothing to say says so before its wish is over.
 const _: () = assert!(WISH_LASTS.as_secs() >= POLL_SECONDS + 10);
 
+/// How long an agent that has just begun says nothing, unless it has found out before what there is. One whose engine is loading
+/// takes longer, and is not to be silent for that.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
 /// How often it is looked for other servers.
 const LOOK_FOR_SERVERS: Duration = Duration::from_secs(2);
 
@@ -131,6 +135,8 @@ async fn follow_desired(link: &Link, socket: &Path) {
 async fn tell(link: &Link, socket: &Path) {
     let mut report = link.report.clone();
     let mut pause = PAUSE.0;
+    // Nobody is to believe that an engine does not run that was only not looked for yet.
+    let _ = tokio::time::timeout(FIRST_LOOK, report.changed()).await;
     loop {
         let current = report.borrow_and_update().clone();
         match send(&link.identity, socket, &current).await {

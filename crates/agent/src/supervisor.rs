@@ -168,7 +168,7 @@ impl Supervisor {
         {
             self.state.origin.program = Some((image, program));
         }
-        self.note_given();
+        self.note_mended();
         Ok(self.file.save(&self.state, durability)?)
     }
 
@@ -255,7 +255,7 @@ impl Supervisor {
             Err(cause) => {
                 self.host.kill().await.unwrap_or_else(|cause| tracing::error!(%cause, "engine"));
                 tracing::warn!(%cause, "engine does not start");
-                self.note_given();
+                self.note_mended();
                 let how = cause.message.clone();
                 if self.failed(cause, &how, false) == Noted::LoopBegins {
                     self.tell_loop();
@@ -526,7 +526,7 @@ impl Supervisor {
                 Err(cause) => {
                     // It may be that it cannot read who is to be let in.
                     self.host.give_files().unwrap_or_else(|cause| tracing::error!(%cause, "files"));
-                    self.note_given();
+                    self.note_mended();
                     self.engine = Engine::Failed { cause, restarts: self.state.crashes.count() };
                 }
             }
@@ -543,9 +543,9 @@ impl Supervisor {
         Ok(())
     }
 
-    fn note_given(&mut self) {
-        for message in self.host.take_given() {
-            self.event("files.given", &message);
+    fn note_mended(&mut self) {
+        for (id, message) in self.host.take_mended() {
+            self.event(id, &message);
         }
     }
 

@@ -1,5 +1,5 @@
 //! The disk fills up in the middle of an upgrade. Nothing is lost, whoever asks is told why, the old engine serves as soon as
-//! it can, and with room again everything works again.
+//! it can, and with room again everything works again. And what a full disk and a power cut leave in files.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
@@ -8,11 +8,14 @@ mod support;
 
 use std::io::Write as _;
 
+use rustix::process::Signal;
 use support::dataset;
+use support::leftovers::has_ended;
+use support::resp::Connection;
 use support::strike::{Moment, STEPS, strike};
 use support::struck::ask_upgrade;
 use support::unharmed::{Known, check_fault};
-use support::world::{World, wait_for};
+use support::world::{World, kill, signal, wait_for};
 use support::writers::{Writers, forget_written};
 
 /// Enough for what the checks want to be free for one instance, and no more than a test should take.
@@ -99,4 +102,33 @@ fn check(world: &mut World, step: usize, has_reserve: bool) {
         known.check_upgrades(world, "8.0.2");
     }
     world.coffer(["instance", "delete", &name, "--wait"]).ok();
+}
+
+/// With zeros in its append-only file no engine would ever start again.
+#[test]
+fn zeros_that_a_full_disk_or_a_power_cut_left_keep_no_engine_from_starting() {
+    let Some(world) = World::start() else { return };
+    for version in ["7.0.15", "8.0.2"] {
+        let instance = world.create(&format!("zeros-{version}"), version, &[("appendonly", "yes")]);
+        let known = Known::fill(&world, &instance, 2000);
+        // The agent sees the end of the engine when the file is as it is to be.
+        let (agent, engine) = (world.agent_pid(&instance.id).unwrap(), world.engine_pid(&instance.id).unwrap());
+        signal(agent, Signal::STOP);
+        kill(engine);
+        wait_for("the engine to end", || has_ended(engine));
+        let appended = world.volume(&instance.id).join("data/appendonlydir");
+        let mut increments: Vec<_> = fs_err::read_dir(appended).unwrap().map(|entry| entry.unwrap().path()).collect();
+        increments.retain(|path| path.to_str().unwrap().ends_with(".incr.aof"));
+        let mut file = fs_err::OpenOptions::new().append(true).open(increments.iter().max().unwrap()).unwrap();
+        let behind = "*3\r\n$3\r\nSET\r\n$6\r\nbehind\r\n$4\r\nhole\r\n";
+        file.write_all(&[&[0; 4000], behind.as_bytes(), &[0; 5000]].concat()).unwrap();
+        signal(agent, Signal::CONT);
+
+        wait_for("the event", || world.events(&instance.id).iter().any(|id| id == "data.mended"));
+        wait_for("the engine to serve", || Connection::open(instance.address, Some(&instance.password)).is_ok());
+        let mut redis = world.redis(&instance);
+        assert_eq!(redis.ask(&["GET", "behind"]).unwrap().text(), Some(&b"hole"[..]), "{version}");
+        redis.ask(&["DEL", "behind"]).unwrap();
+        known.check_unharmed(&world);
+    }
 }

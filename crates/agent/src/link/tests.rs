@@ -1,6 +1,6 @@
-//! For how long the wish of a server counts. Time passes as soon as everybody waits, and no test does.
+//! For how long the wish of a server counts, and when an agent says something for the first time. Time passes as soon as everybody waits, and no test does.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use coffer_core::agent::WISH_LASTS;
 use coffer_core::gate::Level;
 use coffer_core::id::{Generation, InstanceId};
-use coffer_core::instance::Observed;
+use coffer_core::instance::{Engine, Observed};
 use coffer_wire::agent::{Desired, Identity, POLL_SECONDS, Report};
-use http::{Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixListener;
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use super::{Link, Wanted, follow_desired, follow_servers};
+use super::{FIRST_LOOK, Link, Wanted, follow_desired, follow_servers, tell};
 
 /// How a server answers to who asks what is wanted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ enum Mood {
 struct Server {
     socket: PathBuf,
     mood: Rc<Cell<Mood>>,
+    /// What agents told it.
+    told: Rc<RefCell<Vec<Report>>>,
 }
 
 impl Server {
@@ -47,16 +49,27 @@ impl Server {
         let listener = UnixListener::bind(&socket).expect("a socket");
         let mood = Rc::new(Cell::new(Mood::Wants(7)));
         let answers = Rc::clone(&mood);
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let tells = Rc::clone(&told);
         tokio::task::spawn_local(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
-                let mood = Rc::clone(&answers);
-                let service = service_fn(move |_| answer(Rc::clone(&mood)));
+                let (mood, told) = (Rc::clone(&answers), Rc::clone(&tells));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (mood, told) = (Rc::clone(&mood), Rc::clone(&told));
+                    async move {
+                        if request.method() == Method::POST {
+                            let body = request.into_body().collect().await.expect("a body").to_bytes();
+                            told.borrow_mut().push(serde_json::from_slice(&body).expect("a report"));
+                        }
+                        answer(mood).await
+                    }
+                });
                 let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 tokio::task::spawn_local(served);
             }
         });
-        Self { socket, mood }
+        Self { socket, mood, told }
     }
 }
 
@@ -90,6 +103,11 @@ fn desired(revision: u64) -> Desired {
     }
 }
 
+fn report(engine: Engine) -> Report {
+    let observed = Observed { engine, ..Observed::nothing(jiff::Timestamp::UNIX_EPOCH) };
+    Report { observed, running: None, results: Vec::new(), events: Vec::new() }
+}
+
 fn link(socket: &Path) -> (Link, watch::Receiver<Wanted>) {
     let identity = Identity {
         instance: InstanceId(uuid::Uuid::nil()),
@@ -101,13 +119,11 @@ fn link(socket: &Path) -> (Link, watch::Receiver<Wanted>) {
         gate: Level::Steered,
         hold_seconds: 60,
     };
-    let observed = Observed::nothing(jiff::Timestamp::UNIX_EPOCH);
-    let report = Report { observed, running: None, results: Vec::new(), events: Vec::new() };
     let (desired, wanted) = watch::channel(Wanted::new());
     let link = Link {
         identity: identity.into(),
         desired,
-        report: watch::channel(report).1,
+        report: watch::channel(report(Engine::Starting)).1,
         acks: mpsc::unbounded_channel().0,
     };
     (link, wanted)
@@ -192,4 +208,45 @@ fn the_wish_of_a_server_that_is_gone_ends_with_it_and_those_of_others_stay() {
         let lasted = until(&mut wanted, |wanted| wanted.len() == 1).await;
         assert!(wanted.borrow().contains_key(&one.socket) && lasted < Duration::from_secs(5), "{lasted:?}");
     });
+}
+
+/// What an agent says first that has found this after so long, and when it says it.
+fn first_told(finds: Engine, after: Duration) -> (Engine, Duration) {
+    let said = RefCell::new(None);
+    play(async |dir| {
+        let server = Server::start(dir, "agents.sock");
+        let (found, known) = watch::channel(report(Engine::Starting));
+        let link = Link { report: known, ..link(&server.socket).0 };
+        let socket = server.socket.clone();
+        tokio::task::spawn_local(async move { tell(&link, &socket).await });
+        let began = Instant::now();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(after).await;
+            found.send_replace(report(finds));
+            // Whoever finds goes on.
+            std::future::pending::<()>().await;
+            drop(found);
+        });
+        while server.told.borrow().is_empty() {
+            assert!(began.elapsed() < Duration::from_secs(60), "it never says anything");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        said.replace(Some((server.told.borrow()[0].observed.engine.clone(), began.elapsed())));
+    });
+    said.take().expect("something was said")
+}
+
+#[test]
+fn an_agent_says_nothing_of_an_engine_that_it_has_not_looked_for_yet() {
+    let after = Duration::from_millis(700);
+    let (engine, when) = first_told(Engine::Serving, after);
+    assert_eq!(engine, Engine::Serving);
+    assert!(when >= after && when < after + Duration::from_millis(100), "{when:?}");
+}
+
+#[test]
+fn an_agent_that_takes_long_to_find_its_engine_is_not_silent_meanwhile() {
+    let (engine, when) = first_told(Engine::Serving, Duration::from_secs(600));
+    assert_eq!(engine, Engine::Starting);
+    assert!(when >= FIRST_LOOK && when < FIRST_LOOK + Duration::from_millis(100), "{when:?}");
 }

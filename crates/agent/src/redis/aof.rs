@@ -4,9 +4,13 @@
 //! opens increments without `O_APPEND` (Redis 7.0 to 8, Valkey): what was cut off comes back as zeros, and no engine loads the
 //! file any more. The engine says meanwhile that its last write went well. Seen with Redis 7.0.15. What it says the file's size to be
 //! does not tell: after it was turned off and on again that is another number anyway.
+//!
+//! A power cut leaves zeros at the end of a file whose size was written and whose data were not (ext4). Engines cut off a command
+//! that is not whole, but not zeros. Either way the zeros stand for nothing, and [`mend`] takes them away.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use coffer_core::engine::redis::config::{AOF, AOF_DIR};
@@ -26,10 +30,11 @@ fn increments(data: &Path) -> io::Result<Vec<PathBuf>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
-    // `file NAME seq N type i`; others are the base, and what is of no use any more.
+    // `file NAME seq N type i`, and more words since Redis 8; others are the base, and what is of no use any more.
     let name = |line: &str| {
-        let (name, _) = line.strip_prefix("file ")?.strip_suffix(" type i")?.rsplit_once(" seq ")?;
-        (!name.contains('/')).then(|| dir.join(name))
+        let (name, rest) = line.strip_prefix("file ")?.split_once(" seq ")?;
+        let kind = rest.split_once(" type ")?.1.split(' ').next();
+        (kind == Some("i") && !name.contains('/')).then(|| dir.join(name))
     };
     Ok(manifest.lines().filter_map(name).collect())
 }
@@ -63,6 +68,116 @@ pub(super) fn broken_at(data: &Path, sound: &mut Sound) -> io::Result<Option<u64
     Ok(None)
 }
 
+/// What engines say, before they end, of an append-only file that they do not take.
+pub(crate) const REFUSED: &str = "reading the append only file";
+
+/// Takes zeros away where commands should be, and gives how many those were: at the end by making the file shorter, between
+/// commands, where those behind are needed, by a remark of their length, which engines skip. Nothing is touched where something
+/// else is wrong too, or nothing is. For files that no engine has open. Blocks.
+pub(crate) fn mend(data: &Path) -> io::Result<Option<u64>> {
+    let paths = increments(data)?;
+    let mut wrong = Vec::new();
+    for (at, path) in paths.iter().enumerate() {
+        let mut file = open(path, OFlags::RDWR | OFlags::NONBLOCK)?;
+        let Some(zeros) = zeros(&mut file, at + 1 == paths.len())? else { return Ok(None) };
+        wrong.push((file, zeros));
+    }
+    let mut taken = 0;
+    for (file, zeros) in wrong.into_iter().filter(|(_, zeros)| !zeros.is_empty()) {
+        let size = file.metadata()?.len();
+        for Range { start, end } in zeros {
+            if end == size {
+                file.set_len(start)?;
+            } else {
+                file.write_all_at(&remark(end - start), start)?;
+            }
+            taken += end - start;
+        }
+        file.sync_all()?;
+    }
+    Ok((taken > 0).then_some(taken))
+}
+
+/// Where there are zeros in place of commands; nothing if something is wrong that they are not the reason of.
+fn zeros(file: &mut std::fs::File, is_last: bool) -> io::Result<Option<Vec<Range<u64>>>> {
+    let size = file.metadata()?.len();
+    let (mut found, mut at) = (Vec::new(), 0);
+    let mut file = BufReader::new(file);
+    while at < size {
+        match command(&mut file)? {
+            Read::Whole(bytes) => at += bytes,
+            // Of what comes last the engine itself cuts off what is not whole.
+            Read::End => return Ok(is_last.then_some(found)),
+            Read::Broken => {
+                let end = end_of_zeros(&mut file, at)?;
+                match end - at {
+                    0 => {
+                        // In the middle of a command: there may be nothing but zeros from there on.
+                        let tail = tail_of_zeros(&mut file, at)?;
+                        let is_cut = is_last && tail < size;
+                        found.push(tail..size);
+                        return Ok(is_cut.then_some(found));
+                    }
+                    // There is no remark that is so short.
+                    1 if end < size => return Ok(None),
+                    _ => found.push(at..end),
+                }
+                at = end;
+                file.seek(SeekFrom::Start(at))?;
+            }
+        }
+    }
+    Ok(Some(found))
+}
+
+/// Where the zeros end that begin here.
+fn end_of_zeros(file: &mut (impl io::BufRead + io::Seek), mut at: u64) -> io::Result<u64> {
+    file.seek(SeekFrom::Start(at))?;
+    loop {
+        let bytes = file.fill_buf()?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let goes_on = zeros > 0 && zeros == bytes.len();
+        file.consume(zeros);
+        at += zeros as u64;
+        if !goes_on {
+            return Ok(at);
+        }
+    }
+}
+
+/// From where on, not before `at`, there is nothing but zeros to the end.
+fn tail_of_zeros(file: &mut (impl io::BufRead + io::Seek), mut at: u64) -> io::Result<u64> {
+    file.seek(SeekFrom::Start(at))?;
+    let mut tail = at;
+    loop {
+        let bytes = file.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(tail);
+        }
+        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+            tail = at + last as u64 + 1;
+        }
+        let length = bytes.len();
+        file.consume(length);
+        at += length as u64;
+    }
+}
+
+/// So many bytes, two at least, that engines skip: lines that begin with `#`, since 7.0, of which they read 127 bytes at most.
+fn remark(length: u64) -> Vec<u8> {
+    let mut lines = Vec::new();
+    let mut left = length;
+    while left > 0 {
+        // Never one byte is left over.
+        let line = if left <= LINE / 2 { left } else { (LINE / 2).min(left - 2) };
+        lines.push(b'#');
+        lines.extend((2..line).map(|_| b' '));
+        lines.push(b'\n');
+        left -= line;
+    }
+    lines
+}
+
 /// What was read of a command.
 enum Read {
     /// All of it, so many bytes.
@@ -73,7 +188,7 @@ enum Read {
     Broken,
 }
 
-fn command(file: &mut BufReader<std::fs::File>) -> io::Result<Read> {
+fn command(file: &mut (impl io::BufRead + io::Seek)) -> io::Result<Read> {
     let mut line = Vec::new();
     let mut bytes = 0;
     // How many are still to come; none before the first line.
@@ -124,7 +239,7 @@ mod tests {
         let dir = data.path().join(AOF_DIR);
         fs_err::create_dir(&dir).expect("a directory");
         let manifest = format!(
-            "file {AOF}.2.base.rdb seq 2 type b\nfile {AOF}.1.incr.aof seq 1 type h\nfile {AOF}.2.incr.aof seq 2 type i\n"
+            "file {AOF}.2.base.rdb seq 2 type b\nfile {AOF}.1.incr.aof seq 1 type h\nfile {AOF}.2.incr.aof seq 2 type i startoffset 0\n"
         );
         for (name, bytes) in [
             ("manifest", manifest.as_bytes()),
@@ -184,5 +299,65 @@ mod tests {
             }
         }
         assert_eq!(broken(&file(b"*3\r\n$3\r\nSET\r\n+no\r\n")), Some(0));
+    }
+
+    /// What is left of an increment after it was mended; nothing if that was not done.
+    fn mended(increment: &[u8]) -> Option<Vec<u8>> {
+        let data = file(increment);
+        let path = data.path().join(AOF_DIR).join(format!("{AOF}.2.incr.aof"));
+        let taken = mend(data.path()).expect("mended");
+        let now = fs_err::read(path).expect("a file");
+        if taken.is_none() {
+            assert_eq!(now, increment, "it was touched");
+        }
+        taken.map(|_| now)
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_cut_off_also_in_the_middle_of_a_command() {
+        for cut in [WRITE, &WRITE[..9], &WRITE[..21]] {
+            for zeros in [1, 2, 63, 64, 65, 200_000] {
+                let whole = format!("{WRITE}{cut}").into_bytes();
+                let increment = [&whole[..], &vec![0; zeros]].concat();
+                // Those within a value that is not whole are cut off with it by the engine.
+                let expected = broken(&file(&increment)).map(|_| whole);
+                assert_eq!(mended(&increment), expected, "{cut:?} {zeros}");
+                assert!(expected.is_some() || zeros < 5, "{cut:?} {zeros}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_between_commands_become_a_remark_of_their_length() {
+        for zeros in (2..8).chain(30..36).chain(62..68).chain([4096, 100_000]) {
+            let increment = [WRITE.as_bytes(), &vec![0; zeros], WRITE.as_bytes(), &WRITE.as_bytes()[..5]].concat();
+            let now = mended(&increment).expect("mended");
+            assert_eq!(now.len(), increment.len());
+            let (before, rest) = now.split_at(WRITE.len());
+            let (remark, behind) = rest.split_at(zeros);
+            assert_eq!([before, behind].concat(), [WRITE, WRITE, &WRITE[..5]].concat().as_bytes());
+            for line in std::str::from_utf8(remark).expect("a text").split_inclusive('\n') {
+                assert!(line.starts_with('#') && line.ends_with('\n') && line.len() < 127, "{zeros}: {line:?}");
+            }
+            assert_eq!(broken(&file(&now)), None, "{zeros}");
+        }
+    }
+
+    #[test]
+    fn what_is_sound_or_wrong_in_another_way_is_not_touched() {
+        let cut = &WRITE.as_bytes()[..9];
+        for increment in [
+            &[WRITE.as_bytes()][..],
+            &[WRITE.as_bytes(), cut],
+            &[WRITE.as_bytes(), b"nonsense"],
+            // One byte is too little room for a remark.
+            &[WRITE.as_bytes(), b"\0", WRITE.as_bytes()],
+            // A command is lost in part, and what follows with it.
+            &[cut, &[0; 64], WRITE.as_bytes()],
+            &[WRITE.as_bytes(), &[0; 64], WRITE.as_bytes(), b"nonsense", WRITE.as_bytes()],
+        ] {
+            assert_eq!(mended(&increment.concat()), None, "{increment:?}");
+        }
+        assert_eq!(mend(tempfile::tempdir().expect("a directory").path()).expect("nothing"), None);
     }
 }

@@ -38,6 +38,8 @@ pub use coffer_core::engine::redis::proof::Fingerprint;
 use coffer_core::engine::redis::proof::SampleKey;
 use serde::{Deserialize, Serialize};
 
+use crate::site::{Error, Paths};
+
 pub use client::Client;
 pub(crate) use client::pauses_writes;
 pub(crate) use coffer_core::engine::redis::config::CONFIG_FILE;
@@ -48,6 +50,22 @@ pub use launch::{launch, opens_in_place, write_config};
 pub use section::Quiesced;
 pub use trial::try_target;
 pub use visitor::{probe, reader};
+
+/// Mends the append-only file of an engine that ended over it with these words, where all that is wrong with it are zeros. Gives
+/// what was done.
+pub(crate) async fn mend(paths: &Paths, words: &str) -> Result<Option<String>, Error> {
+    if !words.contains(aof::REFUSED) {
+        return Ok(None);
+    }
+    let data = paths.data.clone();
+    let taken = tokio::task::spawn_blocking(move || aof::mend(&data)).await.map_err(std::io::Error::other)??;
+    Ok(taken.map(|bytes| {
+        format!(
+            "the append-only file had {bytes} zeros where commands should be, as a power cut or a full disk leaves them; they were \
+             taken away, and the engine is started again. What was not on the disk by then is lost: see appendfsync"
+        )
+    }))
+}
 
 /// Measures that are in force only for a while. Written down by the caller before they are taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

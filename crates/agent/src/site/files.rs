@@ -1,5 +1,6 @@
 //! The files of an engine: which there are, and how one is made, replaced and removed.
 
+use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -82,6 +83,22 @@ pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<std::fs::File> {
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
     let file = rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
     Ok(file.into())
+}
+
+/// Bytes on the disk of all files below the directory that were not `seen` yet, by their inodes. What cannot be read does not count:
+/// files come and go while an engine works.
+pub(crate) fn used_below(dir: &Path, seen: &mut HashSet<u64>) -> u64 {
+    let Ok(entries) = fs_err::read_dir(dir) else { return 0 };
+    let mut bytes = 0;
+    for entry in entries.flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            bytes += used_below(&entry.path(), seen);
+        } else if seen.insert(metadata.ino()) {
+            bytes += metadata.blocks() * 512;
+        }
+    }
+    bytes
 }
 
 /// Makes the file or directory not be there.

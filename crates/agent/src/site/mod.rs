@@ -19,7 +19,7 @@ use secrecy::SecretString;
 
 pub use error::Error;
 pub use files::{File, Kind, Kinds};
-pub(crate) use files::{ensure_absent, ensure_dir, flush_all, hex, inside, list, list_all, open, replace};
+pub(crate) use files::{ensure_absent, ensure_dir, flush_all, hex, inside, list, list_all, open, replace, used_below};
 pub(crate) use host::host;
 pub(crate) use log::last_line;
 pub use log::last_words;

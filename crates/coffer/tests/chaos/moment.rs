@@ -16,8 +16,8 @@ pub(crate) struct Seen<'a> {
     pub journal: &'a Value,
     /// Whether there was a section.
     pub has_begun: bool,
-    /// How many tasks the agent had done before.
-    pub tasks_before: usize,
+    /// The task that the agent had done last before.
+    pub done_before: &'a Value,
     /// The operation, once it is written down.
     pub entry: Option<&'a Entry>,
     /// How many system calls there were since it was asked for.
@@ -37,14 +37,16 @@ impl Cell {
             Place::Agent if self.operation == Operation::Accounts => {
                 // An agent that was at rest does something.
                 let begins = self.side == Side::Before && seen.steps > 0;
-                begins || tasks_done(seen.journal) > seen.tasks_before
+                begins || last_done(seen.journal) != *seen.done_before
             }
             Place::Agent => {
                 let Some(entry) = seen.entry else { return false };
                 let Some(at) = entry.begun_at(self.step.name) else { return false };
                 let task = format!("{}-{at}", entry.id);
                 let is_done = seen.journal["done"].as_array().is_some_and(|done| done.iter().any(|d| *d == *task));
-                is_done == (self.side == Side::After)
+                // One that was just started has its lock a moment later.
+                let is_there = seen.id.is_some_and(|id| seen.world.agent_pid(id).is_some());
+                is_there && is_done == (self.side == Side::After)
             }
             Place::Section | Place::WayBack => self.is_now_of_section(seen),
         }
@@ -91,7 +93,7 @@ impl Cell {
     }
 }
 
-/// How many tasks an agent has done.
-pub(crate) fn tasks_done(journal: &Value) -> usize {
-    journal["done"].as_array().map_or(0, Vec::len)
+/// The task that an agent has done last. It remembers so many, so that their number says nothing.
+pub(crate) fn last_done(journal: &Value) -> Value {
+    journal["done"].as_array().and_then(|done| done.last()).cloned().unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::cell::{Cell, Fault, Operation, Place, Side, rolls_back_in_place};
 use super::chance::Chance;
 use super::fault::{self, Mend, Target};
-use super::moment::{Seen, tasks_done};
+use super::moment::{Seen, last_done};
 use super::remains::{assert_preimages_known, assert_rows_settled, assert_same};
 use super::scene::Scene;
 use super::subject::{Ask, Subject};
@@ -158,7 +158,7 @@ fn strike(scene: &Scene, cell: &Cell, subject: Option<&Subject>, ask: Ask, chanc
     let newest_before = ledger.newest().expect("nobody is held").map(|entry| entry.id);
     let mut id = subject.map(|subject| subject.instance.id.clone());
     let mut journal = id.as_ref().map_or(Value::Null, |id| state(&scene.world, id));
-    let tasks_before = tasks_done(&journal);
+    let done_before = last_done(&journal);
     let by_servers = cell.step.place == Place::Server;
     // Before anybody is held: it may have to log in first.
     let request = scene.request(ask);
@@ -188,7 +188,15 @@ fn strike(scene: &Scene, cell: &Cell, subject: Option<&Subject>, ask: Ask, chanc
         }
         let world = &scene.world;
         let (id_now, entry_now) = (id.as_deref(), entry.as_ref());
-        let seen = Seen { world, id: id_now, journal: &journal, has_begun, tasks_before, entry: entry_now, steps };
+        let seen = Seen {
+            world,
+            id: id_now,
+            journal: &journal,
+            has_begun,
+            done_before: &done_before,
+            entry: entry_now,
+            steps,
+        };
         if cell.is_now(&seen) {
             break;
         }
