@@ -210,7 +210,7 @@ pub(crate) fn is_farewell(spec: &EngineSpec, last_line: &str) -> bool {
 /// Mends what an engine that ended while it started could not load, if it says that of what can be mended without a loss. Gives
 /// what was done.
 pub(crate) async fn mend(spec: &EngineSpec, paths: &Paths, words: &str) -> Result<Option<String>, Error> {
-    if is_sql(spec) { Ok(None) } else { redis::mend(paths, words).await }
+    if is_sql(spec) { Ok(None) } else { redis::mend(spec, paths, words).await }
 }
 
 /// Whether the log of an engine that loads its files ends with its farewell, before which it has flushed what it acknowledged.

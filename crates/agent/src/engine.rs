@@ -147,13 +147,14 @@ impl EngineHost {
                 self.launch(spec, exposure).await?;
                 self.ready(spec).await?
             }
-            Err(cause) => {
-                let mended = driver::mend(spec, &self.paths, &cause.message).await.ok().flatten().ok_or(cause)?;
-                self.mended.push(("data.mended", mended));
+            Err(cause) if self.process.is_none() => {
+                let mended = driver::mend(spec, &self.paths, &cause.message).await;
+                let mended = mended.inspect_err(|error| tracing::warn!(%error, "the data cannot be mended"));
+                self.mended.push(("data.mended", mended.ok().flatten().ok_or(cause)?));
                 self.launch(spec, exposure).await?;
                 self.ready(spec).await?
             }
-            Ok(client) => client,
+            other => other?,
         };
         if exposure == Exposure::Open
             && let Err(cause) = self.open(spec, &client).await

@@ -6,7 +6,9 @@
 //! does not tell: after it was turned off and on again that is another number anyway.
 //!
 //! A power cut leaves zeros at the end of a file whose size was written and whose data were not (ext4). Engines cut off a command
-//! that is not whole, but not zeros. Either way the zeros stand for nothing, and [`mend`] takes them away.
+//! that is not whole, but not zeros. Such zeros are nothing that an engine could load, and [`mend`] takes them away. What was cut
+//! off at the first hole of a file was written again behind it; a second one takes the place of commands, since the engine's own
+//! count is too small from the first on.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
@@ -21,12 +23,18 @@ use crate::site::open;
 /// No line before or between the words of a command is longer.
 const LINE: u64 = 64;
 
+/// No manifest is longer.
+const MANIFEST: u64 = 1 << 20;
+
+/// No disk that was full for a while leaves a longer hole: an engine writes no more than this at a time.
+const HOLE: u64 = 1 << 30;
+
 /// The files that an engine would load after the base, in its order.
 fn increments(data: &Path) -> io::Result<Vec<PathBuf>> {
     let dir = data.join(AOF_DIR);
     let mut manifest = String::new();
     match open(&dir.join(format!("{AOF}.manifest")), OFlags::RDONLY | OFlags::NONBLOCK) {
-        Ok(mut file) => file.read_to_string(&mut manifest)?,
+        Ok(file) => file.take(MANIFEST).read_to_string(&mut manifest)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
@@ -61,7 +69,7 @@ pub(super) fn broken_at(data: &Path, sound: &mut Sound) -> io::Result<Option<u64
             match command(&mut file)? {
                 Read::Whole(bytes) => sound.at += bytes,
                 Read::End => break,
-                Read::Broken => return Ok(Some(sound.at)),
+                Read::Broken(_) => return Ok(Some(sound.at)),
             }
         }
     }
@@ -75,30 +83,33 @@ pub(crate) const REFUSED: &str = "reading the append only file";
 /// commands, where those behind are needed, by a remark of their length, which engines skip. Nothing is touched where something
 /// else is wrong too, or nothing is. For files that no engine has open. Blocks.
 pub(crate) fn mend(data: &Path) -> io::Result<Option<u64>> {
+    // Whoever ran here may have put anything in its place.
+    if !fs_err::symlink_metadata(data.join(AOF_DIR)).is_ok_and(|dir| dir.is_dir()) {
+        return Ok(None);
+    }
     let paths = increments(data)?;
     let mut wrong = Vec::new();
     for (at, path) in paths.iter().enumerate() {
         let mut file = open(path, OFlags::RDWR | OFlags::NONBLOCK)?;
-        let Some(zeros) = zeros(&mut file, at + 1 == paths.len())? else { return Ok(None) };
+        let is_file = file.metadata()?.is_file();
+        let is_last = at + 1 == paths.len();
+        let Some(zeros) = is_file.then(|| zeros(&mut file, is_last)).transpose()?.flatten() else { return Ok(None) };
         wrong.push((file, zeros));
     }
     let mut taken = 0;
     for (file, zeros) in wrong.into_iter().filter(|(_, zeros)| !zeros.is_empty()) {
         let size = file.metadata()?.len();
-        for Range { start, end } in zeros {
-            if end == size {
-                file.set_len(start)?;
-            } else {
-                file.write_all_at(&remark(end - start), start)?;
-            }
-            taken += end - start;
+        for zeros in zeros {
+            taken += zeros.end - zeros.start;
+            if zeros.end == size { file.set_len(zeros.start)? } else { fill(&file, zeros)? }
         }
         file.sync_all()?;
     }
     Ok((taken > 0).then_some(taken))
 }
 
-/// Where there are zeros in place of commands; nothing if something is wrong that they are not the reason of.
+/// Where there are zeros in place of commands: in one hole at the most, and at the end. Nothing if something is wrong that they are
+/// not the reason of.
 fn zeros(file: &mut std::fs::File, is_last: bool) -> io::Result<Option<Vec<Range<u64>>>> {
     let size = file.metadata()?.len();
     let (mut found, mut at) = (Vec::new(), 0);
@@ -108,20 +119,21 @@ fn zeros(file: &mut std::fs::File, is_last: bool) -> io::Result<Option<Vec<Range
             Read::Whole(bytes) => at += bytes,
             // Of what comes last the engine itself cuts off what is not whole.
             Read::End => return Ok(is_last.then_some(found)),
-            Read::Broken => {
+            Read::Broken(from) => {
                 let end = end_of_zeros(&mut file, at)?;
-                match end - at {
-                    0 => {
-                        // In the middle of a command: there may be nothing but zeros from there on.
-                        let tail = tail_of_zeros(&mut file, at)?;
-                        let is_cut = is_last && tail < size;
-                        found.push(tail..size);
-                        return Ok(is_cut.then_some(found));
-                    }
-                    // There is no remark that is so short.
-                    1 if end < size => return Ok(None),
-                    _ => found.push(at..end),
+                if end == at {
+                    // In the middle of a command: there may be nothing but zeros from there on.
+                    let tail = tail_of_zeros(&mut file, at)?;
+                    found.push(tail..size);
+                    return Ok((is_last && tail < size && at + from >= tail).then_some(found));
                 }
+                let is_hole = end < size;
+                // There is no remark of one byte.
+                let can_be_filled = found.is_empty() && (2..=HOLE).contains(&(end - at));
+                if if is_hole { !can_be_filled } else { !is_last } {
+                    return Ok(None);
+                }
+                found.push(at..end);
                 at = end;
                 file.seek(SeekFrom::Start(at))?;
             }
@@ -163,19 +175,27 @@ fn tail_of_zeros(file: &mut (impl io::BufRead + io::Seek), mut at: u64) -> io::R
     }
 }
 
-/// So many bytes, two at least, that engines skip: lines that begin with `#`, since 7.0, of which they read 127 bytes at most.
-fn remark(length: u64) -> Vec<u8> {
-    let mut lines = Vec::new();
-    let mut left = length;
-    while left > 0 {
+/// Puts a remark in the place of these bytes, two at least: lines that begin with `#`, which engines skip since 7.0. One begins with
+/// each block of the disk, so that what only came there in part is mended again.
+fn fill(file: &std::fs::File, zeros: Range<u64>) -> io::Result<()> {
+    const LINES: u64 = 32;
+    let Range { start: mut at, end } = zeros;
+    let (mut lines, mut from) = (Vec::new(), at);
+    while at < end {
+        let aligned = (at + 2).next_multiple_of(LINES);
         // Never one byte is left over.
-        let line = if left <= LINE / 2 { left } else { (LINE / 2).min(left - 2) };
+        let next = if aligned + 1 >= end { end } else { aligned };
         lines.push(b'#');
-        lines.extend((2..line).map(|_| b' '));
+        lines.extend((at + 2..next).map(|_| b' '));
         lines.push(b'\n');
-        left -= line;
+        at = next;
+        if lines.len() > 1 << 16 || at == end {
+            file.write_all_at(&lines, from)?;
+            lines.clear();
+            from = at;
+        }
     }
-    lines
+    Ok(())
 }
 
 /// What was read of a command.
@@ -184,8 +204,8 @@ enum Read {
     Whole(u64),
     /// Nothing, or its beginning.
     End,
-    /// It is none.
-    Broken,
+    /// It is none, from this byte of it on.
+    Broken(u64),
 }
 
 fn command(file: &mut (impl io::BufRead + io::Seek)) -> io::Result<Read> {
@@ -196,32 +216,42 @@ fn command(file: &mut (impl io::BufRead + io::Seek)) -> io::Result<Read> {
     loop {
         line.clear();
         file.by_ref().take(LINE).read_until(b'\n', &mut line)?;
+        // Zeros in it are what is wrong with it, if it begins as it should.
+        let from = bytes;
+        let broken = from + line.iter().position(|byte| *byte == 0).unwrap_or(0) as u64;
         bytes += line.len() as u64;
         let number = |sign| {
             let text = line.strip_prefix(&[sign])?.strip_suffix(b"\r\n")?;
             std::str::from_utf8(text).ok()?.parse::<u32>().ok()
         };
         match line.first() {
-            _ if (line.len() as u64) < LINE && !line.ends_with(b"\n") && !line.starts_with(b"\0") => {
+            _ if (line.len() as u64) < LINE && !line.ends_with(b"\n") && !line.contains(&0) => {
                 return Ok(Read::End);
             }
             Some(b'#') if words == 0 => return Ok(Read::Whole(bytes)),
             Some(b'*') if words == 0 => match number(b'*') {
-                Some(0) | None => return Ok(Read::Broken),
+                Some(0) | None => return Ok(Read::Broken(broken)),
                 Some(count) => words = count,
             },
             Some(b'$') if words > 0 => {
-                let Some(length) = number(b'$') else { return Ok(Read::Broken) };
-                let length = i64::from(length) + 2;
-                // Beyond the end the next line is empty.
-                file.seek_relative(length)?;
-                bytes += length.unsigned_abs();
+                let Some(length) = number(b'$') else { return Ok(Read::Broken(broken)) };
+                file.seek_relative(i64::from(length))?;
+                bytes += u64::from(length);
+                // Of a value that is lost in part and came back as zeros engines do not look at the end.
+                let mut end = Vec::new();
+                file.by_ref().take(2).read_to_end(&mut end)?;
+                match end[..] {
+                    [b'\r', b'\n'] => bytes += 2,
+                    [] | [b'\r'] => return Ok(Read::End),
+                    [b'\r', _] => return Ok(Read::Broken(bytes + 1)),
+                    _ => return Ok(Read::Broken(bytes)),
+                }
                 words -= 1;
                 if words == 0 {
                     return Ok(Read::Whole(bytes));
                 }
             }
-            _ => return Ok(Read::Broken),
+            _ => return Ok(Read::Broken(from)),
         }
     }
 }
@@ -315,11 +345,11 @@ mod tests {
 
     #[test]
     fn zeros_at_the_end_are_cut_off_also_in_the_middle_of_a_command() {
-        for cut in [WRITE, &WRITE[..9], &WRITE[..21]] {
+        for cut in [WRITE, &WRITE[..9], &WRITE[..21], &WRITE[..26]] {
             for zeros in [1, 2, 63, 64, 65, 200_000] {
                 let whole = format!("{WRITE}{cut}").into_bytes();
                 let increment = [&whole[..], &vec![0; zeros]].concat();
-                // Those within a value that is not whole are cut off with it by the engine.
+                // Those of a value that is shorter with them than it should be are cut off with it by the engine.
                 let expected = broken(&file(&increment)).map(|_| whole);
                 assert_eq!(mended(&increment), expected, "{cut:?} {zeros}");
                 assert!(expected.is_some() || zeros < 5, "{cut:?} {zeros}");
@@ -339,6 +369,8 @@ mod tests {
             for line in std::str::from_utf8(remark).expect("a text").split_inclusive('\n') {
                 assert!(line.starts_with('#') && line.ends_with('\n') && line.len() < 127, "{zeros}: {line:?}");
             }
+            let aligned = (WRITE.len() + 2..WRITE.len() + zeros - 2).filter(|at| at % 32 == 0);
+            assert!(aligned.map(|at| now[at]).all(|byte| byte == b'#'), "{zeros}");
             assert_eq!(broken(&file(&now)), None, "{zeros}");
         }
     }
@@ -354,6 +386,10 @@ mod tests {
             &[WRITE.as_bytes(), b"\0", WRITE.as_bytes()],
             // A command is lost in part, and what follows with it.
             &[cut, &[0; 64], WRITE.as_bytes()],
+            &[&WRITE.as_bytes()[..26], &[0; 64], WRITE.as_bytes()],
+            // In the place of the second there were commands.
+            &[WRITE.as_bytes(), &[0; 64], WRITE.as_bytes(), &[0; 64], WRITE.as_bytes()],
+            &[WRITE.as_bytes(), b"nonsense", &[0; 64]],
             &[WRITE.as_bytes(), &[0; 64], WRITE.as_bytes(), b"nonsense", WRITE.as_bytes()],
         ] {
             assert_eq!(mended(&increment.concat()), None, "{increment:?}");

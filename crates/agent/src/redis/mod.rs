@@ -36,6 +36,7 @@ mod writes;
 use coffer_core::engine::redis::config::Persistence;
 pub use coffer_core::engine::redis::proof::Fingerprint;
 use coffer_core::engine::redis::proof::SampleKey;
+use coffer_core::spec::EngineSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::site::{Error, Paths};
@@ -51,18 +52,21 @@ pub use section::Quiesced;
 pub use trial::try_target;
 pub use visitor::{probe, reader};
 
-/// Mends the append-only file of an engine that ended over it with these words, where all that is wrong with it are zeros. Gives
-/// what was done.
-pub(crate) async fn mend(paths: &Paths, words: &str) -> Result<Option<String>, Error> {
-    if !words.contains(aof::REFUSED) {
+/// Mends the append-only file of an engine that ended over it with these words, where all that is wrong with it are zeros, unless its
+/// tenant wants it to be refused. Gives what was done.
+pub(crate) async fn mend(spec: &EngineSpec, paths: &Paths, words: &str) -> Result<Option<String>, Error> {
+    let wants_refusal = spec.settings.get("aof-load-truncated").is_some_and(|value| value == "no");
+    if wants_refusal || !words.contains(aof::REFUSED) {
         return Ok(None);
     }
     let data = paths.data.clone();
     let taken = tokio::task::spawn_blocking(move || aof::mend(&data)).await.map_err(std::io::Error::other)??;
     Ok(taken.map(|bytes| {
+        // At once as well: the engine may load for long before the event is written down.
+        tracing::warn!(bytes, "zeros were taken out of the append-only file");
         format!(
             "the append-only file had {bytes} zeros where commands should be, as a power cut or a full disk leaves them; they were \
-             taken away, and the engine is started again. What was not on the disk by then is lost: see appendfsync"
+             taken away, and the engine is started again. After a power cut the last writes may be missing: see appendfsync"
         )
     }))
 }
