@@ -291,6 +291,7 @@ mod tests {
     use super::{is_left, is_listened_at, table_has};
 
     #[test]
+    #[allow(clippy::print_stdout, reason = "what does not run says so")]
     fn both_tables_tell_who_listens_and_where() {
         for listen_at in ["127.0.9.13:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(listen_at) else {
