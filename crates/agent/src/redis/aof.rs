@@ -238,9 +238,14 @@ fn command(file: &mut (impl io::BufRead + io::Seek)) -> io::Result<Read> {
                 file.seek_relative(i64::from(length))?;
                 bytes += u64::from(length);
                 // Of a value that is lost in part and came back as zeros engines do not look at the end.
-                let mut end = Vec::new();
-                file.by_ref().take(2).read_to_end(&mut end)?;
-                match end[..] {
+                let (mut end, mut there) = ([0; 2], 0);
+                while there < end.len() {
+                    match file.read(&mut end[there..])? {
+                        0 => break,
+                        read => there += read,
+                    }
+                }
+                match end[..there] {
                     [b'\r', b'\n'] => bytes += 2,
                     [] | [b'\r'] => return Ok(Read::End),
                     [b'\r', _] => return Ok(Read::Broken(bytes + 1)),
