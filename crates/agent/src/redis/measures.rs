@@ -85,9 +85,11 @@ impl Client {
     pub async fn settle(&self, want: &Persistence, paths: &Paths) -> Result<(), Error> {
         // No snapshot but ours until the append-only file is gone: as long as it is there it is what is loaded.
         self.set("save", "").await?;
-        self.until_written().await?;
+        let info = self.until_written().await?;
         let now = self.persistence().await?;
-        if want.appendonly && (!now.appendonly || self.broken().await?.is_some()) {
+        // As after a disk that was full: no later upgrade is to be refused for it.
+        let has_failed = info.get("aof_last_bgrewrite_status").is_some_and(|status| status != "ok");
+        if want.appendonly && (!now.appendonly || has_failed || self.broken().await?.is_some()) {
             // Written anew, by what is in memory.
             if now.appendonly {
                 self.ask::<String>("BGREWRITEAOF", &redis::cmd("BGREWRITEAOF")).await?;
