@@ -1,4 +1,5 @@
-//! For how long the wish of a server counts, and when an agent says something for the first time. Time passes as soon as everybody waits, and no test does.
+//! For how long the wish of a server counts, and when an agent says something for the first time. Time passes as soon as everybody
+//! waits, and no test does.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -210,8 +211,8 @@ fn the_wish_of_a_server_that_is_gone_ends_with_it_and_those_of_others_stay() {
     });
 }
 
-/// What an agent says first that has found this after so long, and when it says it.
-fn first_told(finds: Engine, after: Duration) -> (Engine, Duration) {
+/// What an agent says first that has found its engine serving after so long, and when it says it.
+fn first_told(after: Duration) -> (Engine, Duration) {
     let said = RefCell::new(None);
     play(async |dir| {
         let server = Server::start(dir, "agents.sock");
@@ -222,7 +223,7 @@ fn first_told(finds: Engine, after: Duration) -> (Engine, Duration) {
         let began = Instant::now();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(after).await;
-            found.send_replace(report(finds));
+            found.send_replace(report(Engine::Serving));
             // Whoever finds goes on.
             std::future::pending::<()>().await;
             drop(found);
@@ -239,14 +240,14 @@ fn first_told(finds: Engine, after: Duration) -> (Engine, Duration) {
 #[test]
 fn an_agent_says_nothing_of_an_engine_that_it_has_not_looked_for_yet() {
     let after = Duration::from_millis(700);
-    let (engine, when) = first_told(Engine::Serving, after);
+    let (engine, when) = first_told(after);
     assert_eq!(engine, Engine::Serving);
     assert!(when >= after && when < after + Duration::from_millis(100), "{when:?}");
 }
 
 #[test]
 fn an_agent_that_takes_long_to_find_its_engine_is_not_silent_meanwhile() {
-    let (engine, when) = first_told(Engine::Serving, Duration::from_secs(600));
+    let (engine, when) = first_told(Duration::from_secs(600));
     assert_eq!(engine, Engine::Starting);
     assert!(when >= FIRST_LOOK && when < FIRST_LOOK + Duration::from_millis(100), "{when:?}");
 }

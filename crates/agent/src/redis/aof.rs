@@ -127,10 +127,10 @@ fn zeros(file: &mut std::fs::File, is_last: bool) -> io::Result<Option<Vec<Range
                     found.push(tail..size);
                     return Ok((is_last && tail < size && at + from >= tail).then_some(found));
                 }
-                let is_hole = end < size;
                 // There is no remark of one byte.
-                let can_be_filled = found.is_empty() && (2..=HOLE).contains(&(end - at));
-                if if is_hole { !can_be_filled } else { !is_last } {
+                let is_harmless =
+                    if end < size { found.is_empty() && (2..=HOLE).contains(&(end - at)) } else { is_last };
+                if !is_harmless {
                     return Ok(None);
                 }
                 found.push(at..end);
